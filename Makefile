@@ -1,0 +1,48 @@
+# Two commands on a new machine: `make demo` and `make test`. Each sets up what it needs.
+#
+# PYTHON=/path/to/python uses an existing environment (conda, a module, a container) instead of .venv;
+# nothing is installed into it.
+
+VENV := .venv
+ifdef PYTHON
+PY := $(PYTHON)
+SETUP :=
+else
+PY := $(VENV)/bin/python
+SETUP := $(VENV)/.installed
+endif
+
+.PHONY: help install demo demo-quick test test-long lint format bench clean
+help:
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
+
+install: $(SETUP)                       ## set up .venv (uv if present, else venv and pip)
+
+$(VENV)/.installed: pyproject.toml launch/install.sh
+	bash launch/install.sh $(VENV)
+
+demo: $(SETUP)                          ## the whole pipeline on the demo city: IoU table and pictures (about 10 minutes)
+	$(PY) launch/demo.py --run-dir demo/full
+
+demo-quick: $(SETUP)                    ## the same path in about 2 minutes
+	$(PY) launch/demo.py --quick --run-dir demo/quick
+
+test: $(SETUP) lint                     ## everything but the tests marked slow
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow" -q --durations 15
+
+test-long: $(SETUP) lint                ## all tests, the long ones too
+	$(PY) -m pytest -n 2 --dist loadfile -q --durations 15
+
+lint: $(SETUP)                          ## ruff: format and lint
+	$(PY) -m ruff format --check .
+	$(PY) -m ruff check .
+
+format: $(SETUP)
+	$(PY) -m ruff format .
+	$(PY) -m ruff check --fix .
+
+bench: $(SETUP)                         ## side-by-side timings of the hot paths
+	OMP_NUM_THREADS=1 $(PY) -m benchmarks
+
+clean:
+	rm -rf $(VENV) demo runs .pytest_cache .ruff_cache
