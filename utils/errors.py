@@ -11,14 +11,46 @@ EntryPoint = Callable[..., int]
 
 
 class UserError(ValueError):
-    """What the user can repair. The message is one line: the file or flag, the value found, and the remedy."""
+    """What the user can repair. The message is one line: the file or flag, the value found, and the remedy.
+
+    Lines that begin with two spaces are commands to paste and keep their place; see `format_message`.
+
+    Args:
+        message: as above.
+        everywhere: all processes of the run raise it together, so one process per machine reports it.
+    """
+
+    def __init__(self, message: str, *, everywhere: bool = False) -> None:
+        super().__init__(message)
+        self.everywhere = everywhere
+
+
+class RunStopped(RuntimeError):
+    """A run that cannot go on, found on all ranks together: one line, exit code 1; its snapshots are good."""
+
+
+def format_message(message: str) -> str:
+    """The message on one line, except that lines indented by two spaces (commands to paste) stay so."""
+    parts: list[str] = []
+    previous_is_command = False
+    for line in message.splitlines():
+        is_command = line.startswith("  ")
+        text = line.rstrip() if is_command else " ".join(line.split())
+        if not text:
+            continue
+        if parts:
+            parts.append("\n" if is_command or previous_is_command else " ")
+        parts.append(text)
+        previous_is_command = is_command
+    return "".join(parts)
 
 
 def entry_point(main: EntryPoint) -> EntryPoint:
     """Makes `main(argv=None)` answer a UserError with one line on stderr and exit code 2.
 
     Ctrl-C gives 130. Every other exception keeps its traceback: it is our mistake, not the user's.
-    Under a launcher only rank 0 speaks of errors that every rank finds alike; a rank that fails alone says who it is.
+    Under a launcher, errors that every process finds alike are reported once per machine; a process that
+    fails alone says which rank it is.
     """
 
     @functools.wraps(main)
@@ -28,8 +60,13 @@ def entry_point(main: EntryPoint) -> EntryPoint:
         except UserError as error:
             rank = os.environ.get("RANK", "0")
             where = "" if rank == "0" else f" [rank {rank}]"
-            print(f"error{where}: {' '.join(str(error).split())}", file=sys.stderr, flush=True)
+            if not error.everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"error{where}: {format_message(str(error))}", file=sys.stderr, flush=True)
             return 2
+        except RunStopped as stop:
+            if os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"stopped: {format_message(str(stop))}", file=sys.stderr, flush=True)
+            return 1
         except KeyboardInterrupt:
             return 130
 

@@ -1,0 +1,166 @@
+"""Reading images and label files, and writing label PNGs.
+
+Images are decoded by OpenCV into RGB. Label files hold ids, not colours, so each encoding has the one reader that
+keeps them: Pillow for palette PNGs (OpenCV expands them to colours), OpenCV for 16-bit RGB PNGs (Pillow keeps the high
+byte only, which is 0 everywhere).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+from PIL import Image
+
+from utils.class_spaces import IGNORE_LABEL, TABLE_SIZE
+from utils.errors import UserError
+
+LabelEncoding = Literal["index", "palette", "rgb16_first_channel", "first_channel"]
+LABEL_ENCODINGS: tuple[str, ...] = get_args(LabelEncoding)
+
+_INDEX_MODES = frozenset({"1", "L", "P", "I", "I;16", "I;16B"})  # Pillow modes whose values are ids
+
+
+def read_image(path: Path) -> np.ndarray:
+    """(H, W, 3) uint8 RGB.
+
+    Raises:
+        UserError: the file is missing, empty, truncated or no image.
+    """
+    content = _read_bytes(path, "image")
+    _refuse_truncated(content, path, "image")
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
+    if image is None:
+        raise UserError(
+            f"image {path} cannot be decoded ({content.size} bytes): damaged or no image; copy it again."
+        )
+    return image
+
+
+def read_raw_label(path: Path, encoding: str) -> np.ndarray:
+    """(H, W) uint8 ids as stored; ids above 255 become 255.
+
+    Args:
+        path: the label file.
+        encoding: "index" and "palette": a single-channel or palette PNG, the stored numbers are the ids;
+            "rgb16_first_channel": SYNTHIA's 16-bit RGB PNG, the id is the red channel;
+            "first_channel": the first of one to four 8-bit channels.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another encoding.
+    """
+    if encoding == "rgb16_first_channel":
+        return _read_rgb16_first_channel(path)
+    if encoding not in LABEL_ENCODINGS:
+        raise UserError(
+            f"label encoding {encoding!r} is unknown; choose one of {', '.join(LABEL_ENCODINGS)}."
+        )
+    pixels, mode = _read_with_pillow(path)
+    if encoding == "first_channel" and pixels.ndim == 3:
+        pixels = np.ascontiguousarray(pixels[..., 0])
+    elif mode not in _INDEX_MODES:
+        raise UserError(
+            f"label {path} is a colour picture (mode {mode}), not ids; the ids are usually in a file beside it "
+            f"(*_labelIds.png, *_labelTrainIds.png), or set label.encoding = 'first_channel' in the description."
+        )
+    return _as_uint8(pixels)
+
+
+def map_label(raw: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """Train ids of raw ids: `table[raw]` for an (H, W) uint8 map and a (256,) uint8 table, in one pass."""
+    return cv2.LUT(raw, table)
+
+
+def write_label_png(path: Path, ids: np.ndarray, palette: Sequence[Sequence[int]] | None = None) -> None:
+    """Writes (H, W) uint8 ids as an 8-bit PNG, completely or not at all; with a palette viewers show colours.
+
+    Colours without a class, 255 among them, are black. Parent folders are made.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    if ids.ndim != 2 or ids.dtype != np.uint8:
+        raise ValueError(f"a label map is (H, W) uint8, got {ids.shape} {ids.dtype}")
+    picture = Image.fromarray(ids)
+    if palette is not None:
+        colors = np.zeros((TABLE_SIZE, 3), np.uint8)
+        colors[: len(palette)] = palette
+        picture.putpalette(colors.ravel().tolist())  # turns mode L into P, the values stay
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(temporary, format="PNG", compress_level=3)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; check the folder and the free space."
+        ) from None
+
+
+def _read_bytes(path: Path, what: str) -> np.ndarray:
+    try:
+        content = np.fromfile(path, np.uint8)
+    except OSError as error:
+        raise UserError(f"{what} {path} cannot be read: {error.strerror or error}.") from None
+    if content.size == 0:
+        raise UserError(f"{what} {path} is empty (0 bytes); copy it again.")
+    return content
+
+
+_PNG_START = b"\x89PNG\r\n\x1a\n"
+_PNG_END = b"IEND\xaeB`\x82"
+_JPEG_START = b"\xff\xd8\xff"
+_JPEG_END = b"\xff\xd9"
+_TAIL = 4096  # some writers append a few bytes after the end mark
+
+
+def _refuse_truncated(content: np.ndarray, path: Path, what: str) -> None:
+    """Decoders fill the missing rows of a cut file with grey or black and only print a warning."""
+    start, tail = content[:8].tobytes(), content[-_TAIL:].tobytes()
+    cut_png = start == _PNG_START and _PNG_END not in tail
+    cut_jpeg = start.startswith(_JPEG_START) and _JPEG_END not in tail
+    if cut_png or cut_jpeg:
+        raise UserError(
+            f"{what} {path} is truncated: its end is missing ({content.size} bytes); copy it again."
+        )
+
+
+def _read_rgb16_first_channel(path: Path) -> np.ndarray:
+    content = _read_bytes(path, "label")
+    _refuse_truncated(content, path, "label")
+    pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
+    if pixels is None:
+        raise UserError(
+            f"label {path} cannot be decoded ({content.size} bytes): damaged or no image; copy it again."
+        )
+    if pixels.dtype != np.uint16 or pixels.ndim != 3:
+        channels = 1 if pixels.ndim == 2 else pixels.shape[2]
+        raise UserError(
+            f"label {path} has {channels} channel(s) of {pixels.dtype}, but SYNTHIA's GT/LABELS are 16-bit RGB PNGs; "
+            f"a conversion with Pillow loses the ids. Use the original files, or give label.encoding in a description."
+        )
+    return _as_uint8(pixels[..., 2])  # OpenCV's order is B, G, R
+
+
+def _read_with_pillow(path: Path) -> tuple[np.ndarray, str]:
+    try:
+        with Image.open(path) as picture:
+            return np.asarray(picture), picture.mode
+    except FileNotFoundError:
+        raise UserError(f"label {path} does not exist.") from None
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"label {path} cannot be decoded: {error}; damaged or no image, copy it again."
+        ) from None
+
+
+def _as_uint8(pixels: np.ndarray) -> np.ndarray:
+    if pixels.dtype == np.uint8:
+        return pixels
+    outside = (pixels < 0) | (pixels > IGNORE_LABEL)
+    return np.where(outside, IGNORE_LABEL, pixels).astype(np.uint8)

@@ -1,0 +1,198 @@
+"""Class statistics of a labelled data set, in the file formats of the original projects.
+
+Rare class sampling (DAFormer, DIDA) reads three JSON files; RIPU and DWACA read a pickled pair of tables, which is read
+here with an unpickler that can make nothing but lists, dicts, texts and numbers.
+"""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from data_loaders.decoding import read_raw_label
+from data_loaders.file_list import FileList, Item
+from data_loaders.parallel import ProgressLine, map_files
+from utils.class_spaces import IGNORE_LABEL, TABLE_SIZE
+from utils.errors import UserError
+
+_TRAIN_ID_MARK = "_labelTrainIds"  # the originals' converters put it into the names of the label files they write
+
+
+@dataclass(frozen=True, slots=True)
+class ImageClasses:
+    """The classes of one image.
+
+    `pixels`: train id -> pixel count, ascending, without ignored pixels. `raw_order`: the same train ids in the order
+    of the raw ids, which is how RIPU's tables list them.
+    """
+
+    image: str
+    label: str
+    pixels: dict[int, int]
+    raw_order: tuple[int, ...]
+
+
+def count_classes(
+    files: FileList, space: str, *, num_workers: int, progress: ProgressLine | None = None
+) -> list[ImageClasses]:
+    """Class pixel counts of every labelled image, in the order of the list."""
+    count = partial(_count, encoding=files.description.label_encoding, table=files.label_table(space))
+    items = [item for item in files.items if item.label is not None]
+    return list(map_files(count, items, num_workers=num_workers, progress=progress))
+
+
+def _count(item: Item, encoding: str, table: np.ndarray) -> ImageClasses:
+    raw = np.bincount(read_raw_label(item.label, encoding).ravel(), minlength=TABLE_SIZE)
+    raw_order = [train for train in table[np.flatnonzero(raw)].tolist() if train != IGNORE_LABEL]
+    pixels = {train: int(raw[table == train].sum()) for train in sorted(set(raw_order))}
+    return ImageClasses(item.image.name, str(item.label), pixels, tuple(dict.fromkeys(raw_order)))
+
+
+def total_pixels(images: Iterable[ImageClasses], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+    """(C,) int64 pixels and (C,) int64 images per class."""
+    pixels, occurrences = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
+    for image in images:
+        for train, count in image.pixels.items():
+            pixels[train] += count
+            occurrences[train] += 1
+    return pixels, occurrences
+
+
+def write_class_statistics(folder: Path, images: Sequence[ImageClasses]) -> list[Path]:
+    """Writes sample_class_stats.json, sample_class_stats_dict.json and samples_with_class.json; returns their paths.
+
+    Same text as the converters released with DAFormer (Hoyer et al., CVPR 2022): sorted by label path, classes as
+    text keys, indent 2.
+    """
+    ordered = sorted(images, key=lambda image: image.label)
+    statistics = [{**_text_keys(image.pixels), "file": image.label} for image in ordered]
+    by_file = {image.label: _text_keys(image.pixels) for image in ordered}
+    by_class: dict[str, list[list[str | int]]] = {}
+    for image in ordered:
+        for train, count in image.pixels.items():
+            by_class.setdefault(str(train), []).append([image.label, count])
+    contents = {
+        "sample_class_stats.json": statistics,
+        "sample_class_stats_dict.json": by_file,
+        "samples_with_class.json": by_class,
+    }
+    for name, content in contents.items():
+        _write(folder / name, json.dumps(content, indent=2).encode())
+    return [folder / name for name in contents]
+
+
+def read_class_statistics(path: Path) -> dict[str, dict[int, int]]:
+    """Image stem -> {train id: pixels} from a `sample_class_stats_dict.json`; `path` may be the folder that holds it.
+
+    Only base names count, so data folders may have moved; `_labelTrainIds` in them is dropped.
+
+    Raises:
+        UserError: the file is missing or holds something else.
+    """
+    file = path / "sample_class_stats_dict.json" if path.is_dir() else path
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        return {
+            Path(name).stem.removesuffix(_TRAIN_ID_MARK): {int(train): int(count) for train, count in counts.items()}
+            for name, counts in content.items()
+        }
+    except OSError as error:
+        raise UserError(
+            f"class statistics {file} cannot be read: {error.strerror}; prepare_data.py statistics writes them."
+        ) from None
+    except (ValueError, AttributeError, TypeError):
+        raise UserError(
+            f"{file} is not a sample_class_stats_dict.json (file -> class -> pixels); "
+            f"write it again with prepare_data.py statistics."
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class LabelInfo:
+    """RIPU's tables: per train id the names of the images that hold it, and per image name its train ids."""
+
+    label_to_file: list[list[str]]
+    file_to_label: dict[str, list[int]]
+
+
+def label_info(images: Iterable[ImageClasses], num_classes: int) -> LabelInfo:
+    """The tables of a data set, images in the order given."""
+    label_to_file: list[list[str]] = [[] for _ in range(num_classes)]
+    file_to_label: dict[str, list[int]] = {}
+    for image in images:
+        file_to_label[image.image] = list(image.raw_order)
+        for train in image.raw_order:
+            label_to_file[train].append(image.image)
+    return LabelInfo(label_to_file, file_to_label)
+
+
+def write_label_info(path: Path, info: LabelInfo) -> None:
+    """Writes the `*_label_info.p` that the code released with RIPU reads (Xie et al., CVPR 2022)."""
+    _write(path, pickle.dumps((info.label_to_file, info.file_to_label), protocol=2))
+
+
+def read_label_info(path: Path) -> LabelInfo:
+    """Reads a `*_label_info.p` without running any code from it.
+
+    Raises:
+        UserError: the file is missing, is no such table, or asks for code to be run.
+    """
+    try:
+        with path.open("rb") as file:
+            content = _PlainUnpickler(file).load()
+    except OSError as error:
+        raise UserError(f"label table {path} cannot be read: {error.strerror}.") from None
+    except _ForbiddenError as error:
+        raise UserError(f"label table {path} is refused: it asks for {error}, a table of names needs none.") from None
+    except Exception as error:  # a damaged pickle can raise anything
+        raise UserError(f"label table {path} is damaged or no pickle: {type(error).__name__} {error}.") from None
+    if not _is_label_info(content):
+        raise UserError(f"{path} is no label table: expected (list of lists of names, dict name -> train ids).")
+    label_to_file, file_to_label = content
+    return LabelInfo(label_to_file, file_to_label)
+
+
+class _ForbiddenError(Exception):
+    """A pickle asked for a class or function; the message is its name."""
+
+
+class _PlainUnpickler(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> type:
+        raise _ForbiddenError(f"{module}.{name}")
+
+
+def _is_label_info(content: object) -> bool:
+    if not isinstance(content, tuple) or len(content) != 2:
+        return False
+    label_to_file, file_to_label = content
+    return (
+        isinstance(label_to_file, list)
+        and isinstance(file_to_label, dict)
+        and all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in label_to_file)
+        and all(
+            isinstance(name, str)
+            and isinstance(classes, list)
+            and all(isinstance(train, int) and 0 <= train < len(label_to_file) for train in classes)
+            for name, classes in file_to_label.items()
+        )
+    )
+
+
+def _text_keys(pixels: Mapping[int, int]) -> dict[str, int]:
+    return {str(train): count for train, count in pixels.items()}
+
+
+def _write(path: Path, content: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.part")
+        temporary.write_bytes(content)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --output.") from None

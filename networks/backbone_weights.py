@@ -1,0 +1,133 @@
+"""Initial weights of a backbone: a file, torchvision's download, or none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+from torchvision import models
+
+from networks.published import layout_of, unwrapped
+from networks.segmentation import SegmentationNetwork
+from networks.weights import check_entries, has_any
+from utils import snapshots
+from utils.errors import UserError
+
+TORCHVISION_WEIGHTS: Mapping[str, models.WeightsEnum] = {
+    "resnet18": models.ResNet18_Weights.IMAGENET1K_V1,
+    "resnet50": models.ResNet50_Weights.IMAGENET1K_V1,
+    "resnet101": models.ResNet101_Weights.IMAGENET1K_V1,
+    "mobilenet_v2": models.MobileNet_V2_Weights.IMAGENET1K_V1,
+    "vgg16": models.VGG16_Weights.IMAGENET1K_FEATURES,
+}
+_FITTING_LAYOUT = {
+    "resnet101_caffe": "caffe_resnet_init",
+    "resnet18": "torchvision_resnet",
+    "resnet50": "torchvision_resnet",
+    "resnet101": "torchvision_resnet",
+    "resnet18_quarter": "torchvision_resnet",
+    "mobilenet_v2": "torchvision_mobilenet_v2",
+    "vgg16": "torchvision_vgg16",
+}
+# torchvision's number of the three convolutions after the fourth pool, which DeepLab-VGG16 leaves out -> ours
+_VGG_RENUMBERED = {24: 23, 26: 25, 28: 27}
+
+
+def load_backbone(network: SegmentationNetwork, source: str) -> str:
+    """Fills the backbone; says what was loaded. Heads keep their values.
+
+    Args:
+        source: a file (its keys tell the layout), "torchvision" (downloaded once) or "none".
+
+    Raises:
+        UserError: no such file, a file for another backbone, a partial match, a failed download.
+    """
+    backbone = network.spec.backbone
+    if source == "none":
+        return f"backbone {backbone}: random weights (--backbone-weights none)"
+    state = _download(backbone) if source == "torchvision" else _read(Path(source))
+    layout = layout_of(state)
+    if layout is None or layout.name not in _CONVERTERS:
+        is_what = "of an unknown layout" if layout is None else layout.title
+        remedy = "; start from it with --restore-from" if layout is not None and not layout.refusal else ""
+        raise UserError(f"--backbone-weights {source} is {is_what}, not ImageNet weights{remedy}")
+    if layout.name != _FITTING_LAYOUT[backbone]:
+        raise UserError(_other_backbone(source, layout.title, layout.name, backbone))
+    entries = _CONVERTERS[layout.name](state)
+    expected = {
+        name: tuple(value.shape) for name, value in network.state_dict().items() if network.is_backbone(name)
+    }
+    check_entries(
+        expected, entries, f"--backbone-weights {source} is {layout.title} that does not fit {backbone}"
+    )
+    network.load_state_dict({**network.state_dict(), **entries})
+    return f"backbone {backbone}: {len(entries)} entries of {layout.title} ({source})"
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(
+            f"--backbone-weights {path} does not exist; `python prepare_data.py weights` says where to get "
+            "it, `--backbone-weights none` starts from random weights"
+        )
+    return unwrapped(snapshots.read(path))
+
+
+def _download(backbone: str) -> dict[str, Any]:
+    if backbone not in TORCHVISION_WEIGHTS:
+        raise UserError(
+            f"torchvision has no weights for the backbone {backbone}; give a file: --backbone-weights PATH "
+            "(`python prepare_data.py weights` says where to get it)"
+        )
+    weights = TORCHVISION_WEIGHTS[backbone]
+    try:
+        return dict(weights.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:
+        raise UserError(
+            f"downloading {weights.url} failed ({error}); fetch it on a machine with network and pass "
+            "--backbone-weights PATH"
+        ) from error
+
+
+def _other_backbone(source: str, title: str, layout: str, backbone: str) -> str:
+    fitting = [name for name, wanted in _FITTING_LAYOUT.items() if wanted == layout]
+    return (
+        f"--backbone-weights {source} is {title}, made for another input scaling or stride placement than "
+        f"{backbone}; use --backbone {' or '.join(fitting)}"
+    )
+
+
+def _from_caffe(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Drops the first component of every name, the old head (`layer5`) and the classifier (`fc`)."""
+    short = {name.split(".", 1)[1]: value for name, value in state.items() if "." in name}
+    return {name: value for name, value in short.items() if not has_any([name], "layer5", "fc")}
+
+
+def _from_resnet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in state.items() if not name.startswith("fc.")}
+
+
+def _from_mobilenet(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without the classifier and the expansion that feeds it."""
+    return {
+        name: value for name, value in state.items() if not name.startswith(("classifier.", "features.18."))
+    }
+
+
+def _from_vgg(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    renamed = {}
+    for name, value in state.items():
+        part, number, *rest = name.split(".")
+        if part == "features":
+            renamed[".".join([part, str(_VGG_RENUMBERED.get(int(number), int(number))), *rest])] = value
+    return renamed
+
+
+_CONVERTERS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] = {
+    "caffe_resnet_init": _from_caffe,
+    "torchvision_resnet": _from_resnet,
+    "torchvision_mobilenet_v2": _from_mobilenet,
+    "torchvision_vgg16": _from_vgg,
+}

@@ -1,0 +1,44 @@
+"""Activation checkpointing that leaves BatchNorm's running statistics as the plain forward leaves them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+def recomputed_in_backward(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
+    """Runs `modules` one after the other, keeping only `x`; the backward pass runs them once more.
+
+    The second run writes its running statistics into copies, so each forward counts once.
+    """
+
+    def run(value: Tensor) -> Tensor:
+        for module in modules:
+            value = module(value)
+        return value
+
+    def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
+        return nullcontext(), _copied_buffers(modules)
+
+    return checkpoint(run, x, use_reentrant=False, context_fn=contexts)
+
+
+@contextmanager
+def _copied_buffers(modules: Sequence[nn.Module]) -> Iterator[None]:
+    """Within the context the modules' buffers are copies; what is written to them is dropped at its end."""
+    kept = [
+        (module, name, buffer)
+        for root in modules
+        for module in root.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    try:
+        for module, name, buffer in kept:
+            setattr(module, name, buffer.clone())
+        yield
+    finally:
+        for module, name, buffer in kept:
+            setattr(module, name, buffer)

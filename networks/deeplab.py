@@ -1,0 +1,55 @@
+"""DeepLab networks: two heads (MRNet), one summed head (DeepLab-V2, also on VGG-16)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from networks.heads import HeadOptions, PyramidHead, SummedHead
+from networks.segmentation import Backbone, SegmentationNetwork
+from networks.spec import NetworkSpec, SegmentationOutput
+
+
+class DeepLabTwoHead(SegmentationNetwork):
+    """A main head on the last two backbone stages together and an auxiliary head on the second-last alone.
+
+    Source: Zheng & Yang, IJCAI 2020 and IJCV 2021; `layer5` (auxiliary) and `layer6` (main) are the names of
+    the authors' released code.
+    """
+
+    has_auxiliary_head = True
+
+    def __init__(self, spec: NetworkSpec, backbone: Backbone, options: HeadOptions) -> None:
+        super().__init__(spec, backbone)
+        second_last, last = backbone.channels[-2:]
+        self.layer5 = PyramidHead(second_last, spec.num_classes, options)
+        self.layer6 = PyramidHead(last + second_last, spec.num_classes, options)
+
+    def forward_normalized(self, x: Tensor) -> SegmentationOutput:
+        second_last, last = self.backbone_features(x)[-2:]
+        auxiliary_logits = self.run_head("layer5", second_last)
+        logits = self.run_head("layer6", torch.cat([last, second_last], dim=1))
+        return SegmentationOutput(logits, auxiliary_logits)
+
+
+class DeepLabSummed(SegmentationNetwork):
+    """DeepLab-V2: one head of summed dilated classifiers on the last stage, registered under `head_name`."""
+
+    def __init__(
+        self,
+        spec: NetworkSpec,
+        backbone: Backbone,
+        *,
+        head_name: str,
+        dilations: Sequence[int],
+        summed_branches: int,
+    ) -> None:
+        super().__init__(spec, backbone)
+        self.head_name = head_name
+        head = SummedHead(backbone.channels[-1], spec.num_classes, dilations, summed_branches)
+        self.add_module(head_name, head)
+
+    def forward_normalized(self, x: Tensor) -> SegmentationOutput:
+        return SegmentationOutput(self.run_head(self.head_name, self.backbone_features(x)[-1]))

@@ -1,0 +1,146 @@
+"""Networks from files: our snapshots and run folders, and published checkpoints."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from torch import Tensor
+
+from networks.factory import build, complete
+from networks.published import identify, layout_of, unwrapped
+from networks.segmentation import SegmentationNetwork
+from networks.spec import NetworkSpec, OptionValue
+from networks.weights import load_exactly
+from utils import snapshots
+from utils.errors import UserError
+
+Which = Literal["student", "teacher"]
+FREE_OPTIONS = frozenset(
+    {"drop_rate", "output_stride"}
+)  # may change between a file and the network it starts
+
+
+@dataclass(slots=True)
+class LoadedNetwork:
+    """A network (in training mode, on the CPU) and what its file says about it.
+
+    iteration: of the file, None where it does not tell. evaluation: the protocol the snapshot remembers, {}
+    for published files. source: "segadapt" or the name of the published layout.
+    """
+
+    network: SegmentationNetwork
+    spec: NetworkSpec
+    iteration: int | None
+    evaluation: dict[str, Any]
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Content:
+    file: Path
+    spec: NetworkSpec
+    state: Mapping[str, Tensor]
+    iteration: int | None
+    evaluation: dict[str, Any]
+    source: str
+
+
+def load_network(
+    path: Path | str,
+    *,
+    weights: Which = "student",
+    num_classes_expected: int | None = None,
+    class_space: str | None = None,
+    spec_overrides: Mapping[str, OptionValue] | None = None,
+) -> LoadedNetwork:
+    """The network of a snapshot, a run folder (its `last`) or a published checkpoint.
+
+    Args:
+        weights: which of a snapshot's networks; published checkpoints of this version hold a student only.
+        num_classes_expected: what the caller's class space needs.
+        class_space: meaning of a published file's outputs where their number alone does not tell.
+        spec_overrides: options that replace the stored ones without touching the weights, such as drop_rate.
+
+    Raises:
+        UserError: no such file, damaged, an unknown layout, another class count, no teacher, a partial match.
+    """
+    content = _read(Path(path), weights, class_space)
+    found = content.spec.num_classes
+    if num_classes_expected is not None and found != num_classes_expected:
+        raise UserError(
+            f"{content.file} has {found} classes ({content.spec.class_space}), but {num_classes_expected} "
+            "are needed here"
+        )
+    network = build(replace(content.spec, options={**content.spec.options, **(spec_overrides or {})}))
+    _fill(network, content)
+    return LoadedNetwork(network, network.spec, content.iteration, content.evaluation, content.source)
+
+
+def load_weights(network: SegmentationNetwork, path: Path | str, *, weights: Which = "student") -> str:
+    """Fills a whole network from a file as `load_network` reads; says what was loaded.
+
+    Drop rate and output stride are the network's own; everything else must be what the file was trained with.
+
+    Raises:
+        UserError: as `load_network`, or the file holds another architecture, backbone, class space or option.
+    """
+    content = _read(Path(path), weights, None)
+    there, here = complete(content.spec), network.spec
+    for name in ("architecture", "backbone", "num_classes", "class_space"):
+        if getattr(there, name) != getattr(here, name):
+            raise UserError(
+                f"{content.file} holds a network with {name} {getattr(there, name)}, this run builds one "
+                f"with {getattr(here, name)}; give the options that it was trained with"
+            )
+    for name, value in there.options.items():
+        if name not in FREE_OPTIONS and value != here.options[name]:
+            raise UserError(
+                f"{content.file} was trained with {name} {value}, this run builds {here.options[name]}; give "
+                "the options that it was trained with"
+            )
+    _fill(network, content)
+    at = "" if content.iteration is None else f", iteration {content.iteration}"
+    return f"network: {weights} weights of {content.file} ({content.source}{at})"
+
+
+def _read(path: Path, weights: Which, class_space: str | None) -> _Content:
+    file = snapshots.resolve(path)
+    content = snapshots.read(file)
+    if snapshots.is_snapshot(content):
+        return _read_snapshot(file, content, weights, class_space)
+    if weights != "student":
+        raise UserError(f"{file} is no snapshot of ours and holds no {weights}; use --weights student")
+    return _read_published(file, content, class_space)
+
+
+def _read_snapshot(
+    file: Path, content: Mapping[str, Any], weights: Which, class_space: str | None
+) -> _Content:
+    state = content.get("weights" if weights == "student" else "teacher")
+    if not isinstance(state, Mapping):
+        raise UserError(f"{file} holds no {weights} weights")
+    spec = NetworkSpec.from_dict(content["network"])
+    if class_space not in (None, spec.class_space):
+        raise UserError(f"{file} was trained on class space {spec.class_space}, not on {class_space}")
+    evaluation = dict(content.get("evaluation") or {})
+    return _Content(file, spec, snapshots.clean_keys(state), content.get("iteration"), evaluation, "segadapt")
+
+
+def _read_published(file: Path, content: Mapping[str, Any], class_space: str | None) -> _Content:
+    spec, state = identify(content, file, opts_path=file.with_name("opts.yaml"), class_space=class_space)
+    layout = layout_of(unwrapped(content))
+    assert layout is not None, "identify() refuses unknown layouts"
+    number = re.search(r"_(\d+)$", file.stem)  # GTA5_25000.pth
+    return _Content(file, spec, state, int(number[1]) if number else None, {}, layout.name)
+
+
+def _fill(network: SegmentationNetwork, content: _Content) -> None:
+    spec = network.spec
+    what = (
+        f"{content.file} does not fit {spec.architecture} on {spec.backbone} with {spec.num_classes} classes"
+    )
+    load_exactly(network, content.state, what)

@@ -1,0 +1,253 @@
+"""Published checkpoint layouts, told apart by their keys."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from networks.factory import build
+from networks.spec import NetworkSpec
+from networks.weights import check_entries, expected_shapes, has_any
+from utils.class_spaces import CLASS_SPACES
+from utils.errors import UserError
+from utils.snapshots import clean_keys
+
+logger = logging.getLogger(__name__)
+
+Names = frozenset[str]
+USUAL_CLASS_SPACE = {19: "cityscapes19", 16: "synthia16", 9: "robotcar9"}  # of the published generators
+ORIGINAL_MODELS = {
+    "DeepLab": "mrnet",
+    "Oracle": "deeplab_oracle",
+    "DeeplabVGG": "deeplab_vgg",
+}  # opts.yaml: model
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """One kind of file: how its entry names look, and what to say where it is no network that we read."""
+
+    name: str
+    title: str
+    matches: Callable[[Names], bool]
+    refusal: str = ""  # empty: identify() reads it
+
+
+def _init_refusal(flag_value: str) -> str:
+    return f"it holds no classes; pass it as --backbone-weights {flag_value}"
+
+
+NOT_YET = "this version cannot read it yet"
+# The first match counts, so that a file is never taken for one whose names it also contains.
+LAYOUTS = (
+    Layout(
+        "ripu",
+        "a RIPU or DWACA checkpoint",
+        lambda names: {"feature_extractor", "classifier"} <= names,
+        NOT_YET,
+    ),
+    Layout(
+        "mada",
+        "a MADA checkpoint",
+        lambda names: "DeepLab" in names or has_any(names, "aspp.aspp1.", "decoder.last_conv."),
+        NOT_YET,
+    ),
+    Layout(
+        "daformer",
+        "a DAFormer or DIDA checkpoint",
+        lambda names: has_any(names, "model.decode_head.", "ema_model.", "imnet_model.", "decode_head."),
+        NOT_YET,
+    ),
+    Layout(
+        "mit",
+        "a Mix Transformer (MiT) ImageNet file",
+        lambda names: has_any(
+            names,
+            *("patch_embed1.", "backbone.patch_embed1."),
+            *("encoder.patch_embeddings.", "segformer.encoder.patch_embeddings."),
+            "layers.0.0.projection.",
+        ),
+        NOT_YET,
+    ),
+    Layout(
+        "mrnet_discriminator",
+        "an MRNet discriminator (GTA5_..._D1.pth or _D2.pth)",
+        lambda names: has_any(names, "cnns."),
+        "give the generator's file, the one without _D1 or _D2",
+    ),
+    Layout(
+        "caffe_resnet_init",
+        "the Caffe ResNet ImageNet file",
+        lambda names: has_any(names, "Scale."),
+        _init_refusal("PATH with --backbone resnet101_caffe"),
+    ),
+    Layout(
+        "adaptsegnet",
+        "an AdaptSegNet checkpoint",
+        lambda names: "layer6.conv2d_list.0.weight" in names,
+        "its heads do not fit this network, nor did they fit the original's",
+    ),
+    Layout("mrnet", "an MRNet generator", lambda names: has_any(names, "layer6.")),
+    Layout("deeplab_oracle", "a single-head DeepLab-V2", lambda names: has_any(names, "layer5.conv2d_list.")),
+    Layout("deeplab_vgg", "a DeepLab-VGG16", lambda names: has_any(names, "classifier.conv2d_list.")),
+    Layout(
+        "torchvision_resnet",
+        "a ResNet ImageNet file with torchvision's keys",
+        lambda names: {"conv1.weight", "bn1.weight"} <= names and has_any(names, "layer4."),
+        _init_refusal("PATH with --backbone resnet18, resnet50 or resnet101"),
+    ),
+    Layout(
+        "torchvision_mobilenet_v2",
+        "a MobileNetV2 ImageNet file with torchvision's keys",
+        lambda names: "features.0.0.weight" in names and has_any(names, "features.17.conv."),
+        _init_refusal("PATH with --backbone mobilenet_v2"),
+    ),
+    Layout(
+        "torchvision_vgg16",
+        "a VGG-16 ImageNet file with torchvision's keys",
+        lambda names: "features.0.weight" in names and has_any(names, "features.28."),
+        _init_refusal("PATH with --backbone vgg16"),
+    ),
+)
+_SINGLE_HEAD = {  # layout: architecture, backbone, an entry with one row per class
+    "deeplab_oracle": ("deeplab_oracle", "resnet101_caffe", "layer5.conv2d_list.0.weight"),
+    "deeplab_vgg": ("deeplab_vgg", "vgg16", "classifier.conv2d_list.0.weight"),
+}
+
+
+def identify(
+    state_dict: Mapping[str, Any],
+    path: Path | None = None,
+    *,
+    opts_path: Path | None = None,
+    class_space: str | None = None,
+) -> tuple[NetworkSpec, dict[str, Tensor]]:
+    """Description and weights (our key names) of a published segmentation network.
+
+    Args:
+        state_dict: content of the file, with or without `module.` in front of every name.
+        path: the file, for messages.
+        opts_path: the options file that the MRNet authors' training wrote beside it, if there is one.
+        class_space: what the network's outputs mean, where their number alone does not tell.
+
+    Raises:
+        UserError: unknown layout, one that is no segmentation network or cannot be read yet, a partial match
+            (names the first entries), options that contradict the weights.
+    """
+    what = str(path) if path is not None else "this file"
+    names = unwrapped(state_dict)
+    layout = layout_of(names)
+    if layout is None:
+        raise UserError(
+            f"{what} has an unknown layout (its first entries: {', '.join(list(names)[:3])}); known are "
+            "SegAdapt snapshots and the generators of MRNet / Rectifying"
+        )
+    if layout.refusal:
+        raise UserError(f"{what} is {layout.title}: {layout.refusal}")
+    opts = read_opts(opts_path) if opts_path is not None and opts_path.is_file() else {}
+    _check_opts(layout, opts, what)
+    spec = _spec(layout, names, opts, what, class_space)
+    with torch.device("meta"):
+        expected = expected_shapes(build(spec))
+    check_entries(expected, names, f"{what} looks like {layout.title} with {spec.num_classes} classes, but")
+    return spec, names
+
+
+def layout_of(state: Mapping[str, Any]) -> Layout | None:
+    """The first layout that the entry names of an unwrapped state dictionary match."""
+    names = frozenset(state)
+    return next((layout for layout in LAYOUTS if layout.matches(names)), None)
+
+
+def unwrapped(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The state dictionary inside a `state_dict` or `model` wrapper, without `module.` before its names."""
+    for wrapper in ("state_dict", "model"):
+        inner = content.get(wrapper)
+        if isinstance(inner, Mapping):
+            content = inner
+            break
+    return clean_keys({str(name): value for name, value in content.items()})
+
+
+def read_opts(path: Path) -> dict[str, str | bool]:
+    """The flat `key: value` lines of the options file that the MRNet authors' training writes.
+
+    Booleans are read as such, everything else stays text without quotes; nested lines are skipped.
+    """
+    options: dict[str, str | bool] = {}
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        match = re.match(r"([A-Za-z_]\w*)\s*:\s*(.*?)\s*(?:\s#.*)?$", line)
+        if match:
+            value = match[2].strip("'\"")
+            options[match[1]] = value.lower() == "true" if value.lower() in ("true", "false") else value
+    return options
+
+
+def _check_opts(layout: Layout, opts: Mapping[str, str | bool], what: str) -> None:
+    model = opts.get("model")
+    if model is not None and ORIGINAL_MODELS.get(str(model)) != layout.name:
+        raise UserError(f"{what} is {layout.title}, but opts.yaml beside it says model: {model}")
+
+
+def _spec(
+    layout: Layout, state: Mapping[str, Any], opts: Mapping[str, Any], what: str, class_space: str | None
+) -> NetworkSpec:
+    if layout.name == "mrnet":
+        num_classes = _rows(state, "layer6.head.1.weight", layout, what)
+        options = {"norm_style": _norm_style(state, opts, what), "use_se": _use_se(state, opts, what)}
+        space = _class_space(num_classes, class_space, what)
+        return NetworkSpec("deeplab_two_head", "resnet101_caffe", num_classes, space, options)
+    architecture, backbone, entry = _SINGLE_HEAD[layout.name]
+    num_classes = _rows(state, entry, layout, what)
+    return NetworkSpec(architecture, backbone, num_classes, _class_space(num_classes, class_space, what))
+
+
+def _rows(state: Mapping[str, Any], name: str, layout: Layout, what: str) -> int:
+    if not isinstance(state.get(name), Tensor) or state[name].ndim == 0:
+        raise UserError(f"{what} looks like {layout.title}, but its entry {name} is missing")
+    return state[name].shape[0]
+
+
+def _norm_style(state: Mapping[str, Any], opts: Mapping[str, Any], what: str) -> str:
+    named = opts.get("norm_style")
+    if "layer6.conv2d_list.0.1.running_mean" in state:
+        if named not in (None, "bn"):
+            raise UserError(f"{what} has BatchNorm in its heads, but opts.yaml says norm_style: {named}")
+        return "bn"
+    if named is None:
+        logger.warning(
+            "%s: GroupNorm and InstanceNorm heads have the same entries and there is no opts.yaml beside the "
+            "file that tells; taking GroupNorm (gn), which all published models use",
+            what,
+        )
+        return "gn"
+    if named not in ("gn", "in"):
+        raise UserError(f"{what} has no BatchNorm in its heads, but opts.yaml says norm_style: {named}")
+    return named
+
+
+def _use_se(state: Mapping[str, Any], opts: Mapping[str, Any], what: str) -> bool:
+    found = has_any(state, "layer6.bottleneck.0.se.")
+    if opts.get("use_se", found) != found:
+        raise UserError(f"opts.yaml beside {what} says use_se: {opts['use_se']}, but its weights say {found}")
+    return found
+
+
+def _class_space(num_classes: int, asked: str | None, what: str) -> str:
+    if asked is not None:
+        known = CLASS_SPACES.get(asked)
+        if known is not None and known.num_classes != num_classes:
+            raise UserError(
+                f"{what} has {num_classes} classes but the class space {asked} has {known.num_classes}"
+            )
+        return asked
+    if num_classes not in USUAL_CLASS_SPACE:
+        raise UserError(f"{what} has {num_classes} classes; say what they are with --class-space NAME")
+    return USUAL_CLASS_SPACE[num_classes]

@@ -1,0 +1,63 @@
+"""State dictionaries against the network they are for: everything fits, or an error says what does not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from utils.errors import UserError
+
+COUNTER = (
+    "num_batches_tracked"  # absent from Caffe files and from very old torch files; training does not need it
+)
+
+
+def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> None:
+    """Copies every entry into the module (dtypes follow the module).
+
+    Raises:
+        UserError: an entry is missing, unknown, of another shape, or no tensor; `what` begins the message.
+    """
+    check_entries(expected_shapes(module), state, what)
+    module.load_state_dict({**module.state_dict(), **state})
+
+
+def expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every state-dict entry."""
+    return {name: tuple(value.shape) for name, value in module.state_dict().items()}
+
+
+def check_entries(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], what: str) -> None:
+    """Compares names and shapes; only BatchNorm's batch counters may be missing.
+
+    Raises:
+        UserError: as `load_exactly`.
+    """
+    problems = []
+    missing = [name for name in expected if name not in found and not name.endswith(COUNTER)]
+    unknown = [name for name in found if name not in expected]
+    odd = [name for name, value in found.items() if not isinstance(value, Tensor)]
+    if missing:
+        problems.append(f"{len(missing)} entries are missing, first {missing[0]}")
+    if unknown:
+        problems.append(f"{len(unknown)} are not part of it, first {unknown[0]}")
+    if odd:
+        problems.append(f"{len(odd)} are no tensors, first {odd[0]}")
+    differing = [
+        name for name in found if name in expected and name not in odd and found[name].shape != expected[name]
+    ]
+    if differing:
+        name = differing[0]
+        problems.append(
+            f"{len(differing)} have another shape, first {name}: {tuple(found[name].shape)} instead of "
+            f"{expected[name]}"
+        )
+    if problems:
+        raise UserError(f"{what}: {'; '.join(problems)}")
+
+
+def has_any(state: Iterable[str], *beginnings: str) -> bool:
+    """Whether any entry name begins so."""
+    return any(name.startswith(beginnings) for name in state)

@@ -1,0 +1,174 @@
+"""Two gloo processes exchange tensors, average gradients, and name a rank that stalls or leaves.
+
+Run by pytest it starts itself as a program, which plays the scene named by its argument.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from utils import distributed, stopping
+from utils.errors import UserError
+
+sys.path.insert(0, str(Path(__file__).parent))
+from launching import run_processes
+
+
+def exchange(world: distributed.World) -> None:
+    """Every collective, checked on both ranks."""
+    r = world.rank
+    values = torch.tensor([1.0 + r, 10.0 * r], dtype=torch.float64, requires_grad=True)
+    assert distributed.all_reduce_sum(values).tolist() == [3.0, 10.0]
+    assert not distributed.all_reduce_sum(values).requires_grad
+    assert distributed.all_reduce_max(values).tolist() == [2.0, 10.0]
+    assert distributed.all_reduce_min(values).tolist() == [1.0, 0.0]
+    assert distributed.all_reduce_mean(values).tolist() == [1.5, 5.0]
+    assert values.tolist() == [1.0 + r, 10.0 * r]
+    flags = torch.tensor([r == 0, False])
+    assert distributed.all_reduce_sum(flags).tolist() == [1, 0]
+    assert distributed.all_reduce_max(flags).tolist() == [True, False]
+    assert distributed.all_reduce_min(flags).tolist() == [False, False]
+    assert distributed.broadcast_object({"from": r}) == {"from": 0}
+    assert distributed.all_gather_objects(f"rank {r}") == ["rank 0", "rank 1"]
+    assert distributed.gather_objects(r) == ([0, 1] if r == 0 else None)
+    assert list(distributed.shard(5)) == ([0, 1] if r == 0 else [2, 3, 4])
+    distributed.barrier("the exchange")
+
+
+def concatenate(world: distributed.World) -> None:
+    """Unequal and empty first dimensions; several types in one broadcast."""
+    r = world.rank
+    rows = torch.arange(6 * (r + 1), dtype=torch.int64).view(-1, 2, 3) + 100 * r
+    gathered = distributed.all_gather_concatenate(rows)
+    assert gathered[:, 0, 0].tolist() == [0, 100, 106]
+    only_second = torch.full((3 * r, 2), 7.0)
+    assert distributed.all_gather_concatenate(only_second).tolist() == [[7.0, 7.0]] * 3
+    assert distributed.all_gather_concatenate(torch.zeros(0, 4)).shape == (0, 4)
+    assert distributed.all_gather_concatenate(torch.tensor([r == 0])).tolist() == [True, False]
+    tensors = [
+        torch.full((2,), float(r)),
+        torch.tensor(r + 5),
+        torch.tensor([r == 0, True]),
+        torch.zeros(1, 2) + r,
+    ]
+    distributed.broadcast_(tensors, source=1)
+    assert [t.tolist() for t in tensors] == [[1.0, 1.0], 6, [False, True], [[1.0, 1.0]]]
+
+
+def differentiate(world: distributed.World) -> None:
+    """The gradient of a global sum is the sum of the ranks' gradients; so is the second derivative."""
+    x = torch.tensor([2.0 + world.rank], dtype=torch.float64, requires_grad=True)
+    total = distributed.all_reduce_sum_differentiable(x * x)  # 4 + 9
+    assert total.item() == 13.0
+    loss = (world.rank + 1) * total * total
+    (gradient,) = torch.autograd.grad(loss.sum(), x, create_graph=True)
+    # d(1 * T^2 + 2 * T^2)/dx = 6 T * 2 x
+    torch.testing.assert_close(gradient, 6 * 13.0 * 2 * x)
+    (second,) = torch.autograd.grad(gradient.sum(), x)
+    # d/dx of sum over ranks of 12 T x_r = 12 T + 12 (x_0 + x_1) 2 x
+    torch.testing.assert_close(second, 12 * 13.0 + 12 * 5.0 * 2 * x.detach())
+
+
+class Toy(nn.Module):
+    """A frozen and a trainable layer, and a buffer that counts forwards."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.last = nn.Linear(3, 1)
+        self.register_buffer("seen", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.seen += x.sum().detach()
+        return self.last(self.frozen(x)).mean()
+
+
+def train(world: distributed.World) -> None:
+    """Ranks start from rank 0's weights, average gradients, keep their own buffers until told otherwise."""
+    torch.manual_seed(world.rank)
+    toy = Toy()
+    wrapped = distributed.wrap_data_parallel(toy, world.device)
+    assert distributed.unwrap(wrapped) is toy
+    distributed.check_equal_weights_(wrapped)
+    wrapped(torch.full((2, 3), 1.0 + world.rank)).backward()
+    gradients = distributed.all_gather_objects(toy.last.weight.grad.tolist())
+    assert gradients[0] == gradients[1]
+    assert distributed.all_gather_objects(toy.seen.item()) == [6.0, 12.0]
+    distributed.synchronize_buffers_(wrapped)
+    assert toy.seen.item() == 6.0
+    frozen = Toy().requires_grad_(False)
+    assert distributed.wrap_data_parallel(frozen, world.device) is frozen
+    distributed.check_equal_weights_(frozen)
+    toy.last.bias.data += world.rank
+    with pytest.raises(RuntimeError, match=r"parameter last.bias differs .* ranks \[1\]"):
+        distributed.check_equal_weights_(wrapped)
+
+
+def everything(world: distributed.World) -> None:
+    """All that runs without a failure, in one start of the processes."""
+    for scene in (exchange, concatenate, differentiate, train):
+        scene(world)
+
+
+def stall_at_a_barrier(world: distributed.World) -> None:
+    """Rank 1 never reaches the barrier."""
+    if world.rank == 1:
+        time.sleep(60)
+    distributed.barrier("snapshot 200", timeout_s=1)
+
+
+def stall_in_a_backward(world: distributed.World) -> None:
+    """Rank 1 never reaches the backward pass."""
+    wrapped = distributed.wrap_data_parallel(Toy(), world.device)
+    if world.rank == 1:
+        time.sleep(60)
+    wrapped(torch.ones(2, 3)).backward()
+
+
+def leave_alone(world: distributed.World) -> None:
+    """Rank 1 finds a mistake that rank 0 does not see."""
+    if world.rank == 1:
+        raise UserError("aachen_0.png is damaged; remove it.")
+    stopping.install()  # torchrun answers rank 1's end with SIGTERM
+    distributed.all_reduce_sum(torch.ones(1))
+
+
+def test_collectives_gradients_and_wrapping_agree_on_two_processes() -> None:
+    output = run_processes(2, [__file__, "everything"])
+    assert output.stdout.count("finished") == 2
+
+
+@pytest.mark.parametrize(
+    ("scene", "expected"),
+    [
+        (
+            "stall_at_a_barrier",
+            r"the barrier 'snapshot 200' failed: rank 1 did not reach it \(time-out 1 s\)",
+        ),
+        ("stall_in_a_backward", r"an exchange between the ranks failed: rank 1 did not reach it"),
+        ("leave_alone", r"rank 1 left with UserError: aachen_0.png is damaged"),
+    ],
+)
+def test_a_rank_that_does_not_take_part_is_named(scene: str, expected: str) -> None:
+    output = run_processes(2, [__file__, scene], env={"TIMEOUT_S": "3"}, check=False)
+    assert output.returncode != 0
+    assert re.search(f"StalledRankError: .*{expected}", output.stderr), output.stderr
+
+
+def run_scene(name: str) -> None:
+    """What each process executes."""
+    with distributed.session("auto", timeout_s=float(os.environ.get("TIMEOUT_S", "60"))) as world:
+        globals()[name](world)
+    print(f"rank {world.rank} finished")
+
+
+if __name__ == "__main__":
+    run_scene(sys.argv[1])

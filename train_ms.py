@@ -1,0 +1,71 @@
+"""MRNet stage I: train on source labels and target images with memory regularisation (Zheng & Yang, IJCAI 2020).
+
+One process:       python train_ms.py --source gta5 --target cityscapes --data-root DATA --backbone-weights FILE
+One node, 2 GPUs:  torchrun --standalone --nproc-per-node 2 train_ms.py @launch/recipes/gta5_to_cityscapes_mrnet.args ...
+Next:              python generate_plabel.py --restore-from RUN_FOLDER, then train_ft.py --restore-from RUN_FOLDER
+
+No label of the target's training images is ever read.
+"""
+
+from __future__ import annotations
+
+from utils import stopping
+
+stopping.install()  # before torch is imported: a signal during start-up must not kill the run
+
+import sys
+from collections.abc import Sequence
+
+from networks.discriminators import MultiScaleDiscriminator
+from trainers import wiring
+from trainers.memory import MemoryRegularizedTrainer, MemorySettings
+from utils import arguments, distributed
+from utils.errors import entry_point
+
+
+def parse_args(argv: Sequence[str] | None = None) -> wiring.Arguments:
+    """Options of stage I."""
+    parser = arguments.make_parser(__doc__, prog="train_ms.py")
+    arguments.add_source_arguments(parser)
+    arguments.add_target_arguments(parser)
+    arguments.add_evaluation_arguments(parser)
+    arguments.add_data_arguments(parser)
+    arguments.add_network_arguments(parser)
+    arguments.add_optimizer_arguments(parser)
+    arguments.add_segmentation_loss_arguments(parser)
+    arguments.add_memory_arguments(parser)
+    arguments.add_training_arguments(parser)
+    return arguments.parse(parser, argv)
+
+
+@entry_point
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains; returns the exit code."""
+    args = parse_args(argv)
+    with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
+        chosen = wiring.prepare_process(args, world)
+        domains = wiring.find_domains(args, source=True, target=True)
+        datasets = {
+            "source": wiring.labelled_dataset(args, domains.source, domains.space),
+            "target": wiring.unlabelled_dataset(args, domains.target),
+        }
+        network = wiring.build_network(args, domains.space, world)
+        num_classes = domains.space.num_classes
+        discriminators = tuple(MultiScaleDiscriminator(num_classes).to(world.device) for _ in range(2))
+        with wiring.run_folder(args, world) as run:
+            trainer = MemoryRegularizedTrainer(
+                network=network,
+                discriminators=discriminators,
+                settings=wiring.method_settings(MemorySettings, args),
+                world=world,
+                loop=wiring.loop_settings(args, chosen),
+                streams=wiring.sample_streams(args, world, datasets),
+                run=run,
+                evaluator=wiring.make_evaluator(args, domains, world, chosen),
+                evaluation=wiring.evaluation_memory(args),
+            )
+            return trainer.fit()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

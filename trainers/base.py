@@ -1,0 +1,371 @@
+"""The one training loop: accumulation, precision, clipping, schedules, logs, events, snapshots, stop signals, exact resume."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from data_loaders.streams import SampleStream
+from networks.normalization import set_batch_norm
+from networks.segmentation import SegmentationNetwork
+from trainers.meter import Meter
+from trainers.pictures import training_pictures
+from trainers.steps import Batches, Step
+from trainers.teacher import Teacher
+from trainers.watch import FiniteWatch
+from utils import distributed, seeding, snapshots, stopping
+from utils.distributed import World
+from utils.errors import UserError
+from utils.logs import Progress, peak_memory_gib
+from utils.optimizers import set_learning_rate
+from utils.precision import Precision
+from utils.runs import DONE, PREEMPTED, Run
+from utils.snapshots import FORMAT_VERSION, clean_keys
+
+logger = logging.getLogger(__name__)
+
+Evaluator = Callable[[nn.Module], Mapping[str, float]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopSettings:
+    """What the loop itself needs to know; iterations are optimizer updates."""
+
+    num_steps_stop: int  # the run ends after this many updates
+    accumulation: int = 1  # micro-batches per update and process
+    seed: int = 0
+    log_every: int = 10
+    save_every: int = 5000
+    evaluate_every: int = 0  # 0: only at the end
+    pictures_every: int = 0  # 0: none
+    precision: Precision = Precision("fp32")
+    channels_last: bool = False
+    batch_norm: str = "local"  # local, sync, frozen
+    train_batch_norm_affine: bool = False
+    ema_decay: float = 0.0  # 0: no teacher
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something a method does between iterations, on all ranks: a query round, a bank fill.
+
+    Attributes:
+        name: for the log.
+        due: whether it happens after that many updates (0: before the first).
+        action: called with the number of updates; a snapshot is taken after it.
+    """
+
+    name: str
+    due: Callable[[int], bool]
+    action: Callable[[int], None]
+
+
+class Trainer:
+    """Base of all methods. A subclass builds its steps and says its learning rates and state; the loop does the rest.
+
+    Args:
+        network: the segmentation network, on its device.
+        world: this process among the others.
+        loop: settings of the loop.
+        streams: endless sample streams by name; empty where batches are handed to `run_iteration` directly.
+        run: the run folder; None trains without files.
+        evaluator: scores a network on target validation images, returns scalars with "val/miou".
+        evaluation: protocol stored in snapshots, as plain values.
+    """
+
+    method = "base"
+
+    def __init__(
+        self,
+        *,
+        network: SegmentationNetwork,
+        world: World,
+        loop: LoopSettings,
+        streams: Mapping[str, SampleStream] | None = None,
+        run: Run | None = None,
+        evaluator: Evaluator | None = None,
+        evaluation: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.network = network
+        self.world = world
+        self.loop = loop
+        self.streams = dict(streams or {})
+        self.run = run
+        self.evaluator = evaluator
+        self.evaluation = dict(evaluation or {})
+        self.iteration = 0
+        self.metrics: dict[str, float] = {}
+        self.best = float("-inf")
+        set_batch_norm(network, loop.batch_norm, train_affine=loop.train_batch_norm_affine)
+        network.train()
+        self.teacher = Teacher(network, decay=loop.ema_decay) if loop.ema_decay > 0 else None
+        self.steps = self.build_steps()
+        self.modules = {step.name: distributed.wrap_data_parallel(step.module, world.device) for step in self.steps}
+        self.optimizers = {name: o for step in self.steps for name, o in step.optimizers.items()}
+        self.scaler = loop.precision.scaler()
+        self.meter = Meter()
+        self.watch = FiniteWatch()
+        self._waited_s = 0.0
+        self._batches: Sequence[Batches] = ()
+
+    # --- what a method defines -------------------------------------------------------------------------------------
+
+    def build_steps(self) -> list[Step]:
+        """Steps in the order in which they run within an iteration."""
+        raise TypeError(f"{type(self).__name__} does not define build_steps")
+
+    def learning_rates(self, iteration: int) -> dict[str, float]:
+        """Learning rate of every optimizer (by name) at a 0-based iteration."""
+        raise TypeError(f"{type(self).__name__} does not define learning_rates")
+
+    def method_modules(self) -> dict[str, nn.Module]:
+        """Modules beside the network whose state belongs into snapshots."""
+        return {}
+
+    def events(self) -> list[Event]:
+        """Scheduled events of the method, in order."""
+        return []
+
+    # --- one iteration ---------------------------------------------------------------------------------------------
+
+    def run_iteration(self, iteration: int, micro_batches: Sequence[Batches]) -> bool:
+        """Runs every step on every micro-batch, then updates all optimizers once.
+
+        Args:
+            iteration: 0-based; sets learning rates and gates.
+            micro_batches: one mapping of batches (on the device) per accumulated micro-batch.
+
+        Returns:
+            Whether a stop signal has reached any rank.
+
+        Raises:
+            RunStopped: a loss term is not finite; the update is not applied on CPU, and never saved.
+        """
+        self._prepare(iteration)
+        for number, batches in enumerate(micro_batches):
+            last = number == len(micro_batches) - 1
+            carried: dict[str, Tensor] = {}
+            for step in self.steps:
+                module = self.modules[step.name]
+                with distributed.gradient_synchronization(module, last):
+                    with self.loop.precision.autocast():
+                        output = module(batches, carried, iteration)
+                    self.scaler.scale(output.loss / len(micro_batches)).backward()
+                carried |= output.carried
+                self.meter.add(output.terms)
+                images = (name for batch in batches.values() for name in batch.names)
+                self.watch.add(step.name, iteration, output.terms, images)
+        if self.world.device.type == "cpu":  # on a GPU this would wait for the device; there it is checked before logs and saves
+            self.watch.check()
+        stop = distributed.any_rank(stopping.requested() is not None, what=f"iteration {iteration}")
+        self._update()
+        return stop
+
+    def _prepare(self, iteration: int) -> None:
+        for name, rate in self.learning_rates(iteration).items():
+            set_learning_rate(self.optimizers[name], rate)
+        for optimizer in self.optimizers.values():
+            optimizer.zero_grad()
+
+    def _update(self) -> None:
+        for step in self.steps:
+            for optimizer in step.optimizers.values():
+                self.scaler.unscale_(optimizer)
+            if step.max_grad_norm is not None:
+                torch.nn.utils.clip_grad_norm_(step.parameters(), step.max_grad_norm)
+            for optimizer in step.optimizers.values():
+                self.scaler.step(optimizer)
+        self.scaler.update()
+        if self.teacher is not None:
+            self.teacher.update(self.network)
+
+    # --- the run ---------------------------------------------------------------------------------------------------
+
+    def fit(self) -> int:
+        """Trains to `num_steps_stop`, or until a stop signal; returns the exit code 0 in both cases."""
+        done = self.run.is_done() if self.run is not None else None
+        if done is not None:
+            logger.info("already done: %s", done["text"])
+            return 0
+        self.resume()
+        progress = Progress(self.iteration, self.loop.num_steps_stop, device=self.world.device)
+        self.meter.seconds()
+        try:
+            if self.iteration == 0:
+                self._run_events()
+            while self.iteration < self.loop.num_steps_stop:
+                self._batches = self.next_batches()
+                stop = self.run_iteration(self.iteration, self._batches)
+                self.iteration += 1
+                self._log(progress)
+                happened = self._run_events()
+                done = self.iteration == self.loop.num_steps_stop
+                if stop or done or happened or self.iteration % self.loop.save_every == 0:
+                    self.save()
+                if stop and not done:
+                    return self._leave()
+        finally:
+            for stream in self.streams.values():
+                stream.close()
+        self._finish()
+        return 0
+
+    def next_batches(self) -> list[Batches]:
+        """This rank's micro-batches of the next update, on the device."""
+        return [
+            {name: stream.next().to(self.world.device, non_blocking=True) for name, stream in self.streams.items()}
+            for _ in range(self.loop.accumulation)
+        ]
+
+    def _log(self, progress: Progress) -> None:
+        if self.iteration % self.loop.log_every and self.iteration != self.loop.num_steps_stop:
+            return
+        self.watch.check()
+        scalars = self.meter.read()
+        seconds = self.meter.seconds()
+        waited = sum(stream.wait_s for stream in self.streams.values())
+        data_s, self._waited_s = waited - self._waited_s, waited
+        if not self.world.is_main:
+            return
+        logger.info("%s", progress.line(self.iteration, seconds, data_seconds=data_s, values=scalars))
+        scalars |= {f"lr/{name}": rate for name, rate in self.learning_rates(self.iteration - 1).items()}
+        scalars |= {"time/seconds": seconds, "time/data_s": data_s, "memory/peak_gib": peak_memory_gib(self.world.device)}
+        if self.run is not None:
+            self.run.log.scalars(self.iteration, scalars)
+
+    def _run_events(self) -> bool:
+        """Runs what is due after `iteration` updates; True when a method's event happened."""
+        happened = False
+        for event in self.events():
+            if event.due(self.iteration):
+                logger.info("%s after iteration %d", event.name, self.iteration)
+                event.action(self.iteration)
+                happened = True
+        loop, done = self.loop, self.iteration == self.loop.num_steps_stop
+        if self.iteration and loop.pictures_every and (self.iteration % loop.pictures_every == 0 or done):
+            self._draw()
+        if self.iteration and (done or (loop.evaluate_every and self.iteration % loop.evaluate_every == 0)):
+            self.evaluate()
+        return happened
+
+    def _draw(self) -> None:
+        if self.world.is_main and self.run is not None:
+            for name, picture in training_pictures(self.network, self._batches[-1]).items():
+                self.run.log.picture(self.iteration, name, picture)
+        self.network.train()
+
+    def evaluate(self) -> None:
+        """Scores the network on target validation images, on all ranks with rank 0's buffers."""
+        if self.evaluator is None:
+            return
+        self.watch.check()
+        distributed.synchronize_buffers_(self.network)
+        self.metrics = dict(self.evaluator(self.network))
+        self.network.train()
+        self.meter.seconds()
+        if self.world.is_main and self.run is not None:
+            self.run.log.scalars(self.iteration, self.metrics)
+
+    # --- snapshots -------------------------------------------------------------------------------------------------
+
+    def state(self) -> dict[str, Any]:
+        """Everything a later process needs to continue bit for bit. Every rank must call it."""
+        rng = distributed.all_gather_objects(seeding.rng_state())
+        return {
+            "format_version": FORMAT_VERSION,
+            "method": self.method,
+            "iteration": self.iteration,
+            "network": self.network.spec.to_dict(),
+            "weights": clean_keys(self.network.state_dict()),
+            "teacher": clean_keys(self.teacher.network.state_dict()) if self.teacher else None,
+            "teacher_updates": self.teacher.updates if self.teacher else 0,
+            "method_state": {name: module.state_dict() for name, module in self.method_modules().items()},
+            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
+            "scaler": self.scaler.state_dict(),
+            "streams": {name: stream.consumed for name, stream in self.streams.items()},
+            "rng": rng,
+            "evaluation": self.evaluation,
+            "arguments": dict(self.run.settings) if self.run else {},
+            "metrics": self.metrics,
+            "best": self.best,
+        }
+
+    def save(self) -> None:
+        """Writes a snapshot on rank 0; no rank goes on before the file is in place."""
+        if self.run is None:
+            return
+        self.watch.check()
+        score = self.metrics.get("val/miou", float("-inf"))
+        better = score > self.best
+        self.best = max(score, self.best)
+        state = self.state()
+        if self.world.is_main:
+            path = self.run.snapshots.write(state, self.iteration)
+            if better:
+                self.run.snapshots.mark_best(path, f"selected on target val: mIoU {score:.2f}")
+        distributed.barrier(f"snapshot of iteration {self.iteration}")
+
+    def resume(self) -> None:
+        """Continues from the newest good snapshot of the run folder, if there is one."""
+        if self.run is None:
+            return
+        found = self.run.snapshots.latest() if self.world.is_main else None
+        path = distributed.broadcast_object(None if found is None else str(found[0]))
+        if path is None:
+            self.run.resume_at(0)
+            return
+        state = snapshots.read(Path(path)) if found is None else found[1]
+        if state["method"] != self.method:
+            raise UserError(
+                f"{path} is a snapshot of method {state['method']}, this run is {self.method}; choose another --snapshot-dir"
+            )
+        self.load_state(state)
+        self.run.resume_at(self.iteration)
+        logger.info("continuing from %s (iteration %d)", path, self.iteration)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over a state made by `state()`, on any number of processes."""
+        self.iteration = state["iteration"]
+        self.network.load_state_dict(state["weights"])
+        if self.teacher is not None and state["teacher"] is not None:
+            self.teacher.network.load_state_dict(state["teacher"])
+            self.teacher.updates = state["teacher_updates"]
+        for name, module in self.method_modules().items():
+            module.load_state_dict(state["method_state"][name])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(state["optimizers"][name])
+        self.scaler.load_state_dict(state["scaler"])
+        for name, stream in self.streams.items():
+            stream.seek(state["streams"][name])
+        self.metrics, self.best = dict(state["metrics"]), state["best"]
+        if self.world.size == len(state["rng"]):
+            seeding.set_rng_state(state["rng"][self.world.rank])
+        else:
+            logger.warning(
+                "the snapshot has random states of %d processes, this run has %d: dropout continues with new draws",
+                len(state["rng"]),
+                self.world.size,
+            )
+            seeding.seed_dropout(self.loop.seed + self.iteration, self.world.rank)
+
+    def _leave(self) -> int:
+        signal = stopping.requested() or "a signal on another rank"
+        logger.warning("stopping after iteration %d: %s; the same command continues", self.iteration, signal)
+        if self.run is not None and self.world.is_main:
+            self.run.mark(PREEMPTED, f"iteration {self.iteration}, {signal}")
+        distributed.barrier("leaving after a stop signal")
+        return 0
+
+    def _finish(self) -> None:
+        score = self.metrics.get("val/miou")
+        text = f"iteration {self.iteration}" + ("" if score is None else f", target val mIoU {score:.2f}")
+        if self.run is not None and self.world.is_main:
+            self.run.mark(DONE, text)
+        logger.info("done: %s", text)
+        distributed.barrier("the end of the run")

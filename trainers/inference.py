@@ -1,0 +1,310 @@
+"""From an image to a label map: several passes through the network, their fusion, and uncertainty maps."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import islice
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from data_loaders.resampling import resize_image
+from data_loaders.samples import planar
+from trainers.protocols import Protocol, Size
+from utils import distributed, maths
+from utils.errors import UserError
+from utils.precision import Precision
+
+logger = logging.getLogger(__name__)
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+BAND_ELEMENTS = 1 << 20  # values of one band of the probability sum on the CPU: about the second-level cache
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Raw logits of one forward, (N, C, h, w) at network stride; `flipped`: the image went in mirrored."""
+
+    main: Tensor
+    auxiliary: Tensor | None = None
+    flipped: bool = False
+
+    def upright(self) -> Pass:
+        """The same logits in the image's own orientation."""
+        if not self.flipped:
+            return self
+        return Pass(self.main.flip(-1), None if self.auxiliary is None else self.auxiliary.flip(-1))
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """What the fused passes say about each pixel.
+
+    Attributes:
+        label: (H, W) uint8 train ids of the network's class space.
+        confidence: (H, W) summed probability of that class, in (0, number of passes].
+        passes: the raw logits, first the base size, un-flipped before flipped.
+    """
+
+    label: Tensor
+    confidence: Tensor
+    passes: tuple[Pass, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PreparedImage:
+    """The network's inputs for one image, (3, h, w) uint8 RGB, one per scale; and the image's own (W, H)."""
+
+    inputs: tuple[Tensor, ...]
+    size: Size
+
+
+def pass_probability(one: Pass, auxiliary_weight: float) -> Tensor:
+    """softmax(auxiliary_weight * auxiliary + main), in the image's own orientation; (N, C, h, w).
+
+    Source: the authors' released evaluation code (Zheng & Yang, IJCV 2021), both heads fused with 0.5 : 1.
+    """
+    one = one.upright()
+    logits = maths.at_least_float32(one.main)
+    if one.auxiliary is not None:
+        logits = logits + auxiliary_weight * maths.at_least_float32(one.auxiliary)
+    return maths.softmax(logits)
+
+
+def sum_by_size(passes: Sequence[Pass], auxiliary_weight: float) -> list[Tensor]:
+    """Probability maps at network stride, one per size: equal sizes are summed, as upsampling is linear."""
+    sums: dict[torch.Size, Tensor] = {}
+    for one in passes:
+        probability = pass_probability(one, auxiliary_weight)
+        size = probability.shape
+        sums[size] = sums[size] + probability if size in sums else probability
+    return list(sums.values())
+
+
+def fused_probability(passes: Sequence[Pass], size: Size, *, auxiliary_weight: float = 0.5) -> Tensor:
+    """Sum of the passes' probabilities, upsampled to (W, H) `size`: (N, C, H, W) in [0, len(passes)]."""
+    return torch.cat([band for _, band in _bands(sum_by_size(passes, auxiliary_weight), size)], dim=2)
+
+
+def fuse(passes: Sequence[Pass], size: Size, *, auxiliary_weight: float = 0.5) -> tuple[Tensor, Tensor]:
+    """Most probable class and its summed probability at (W, H) `size`.
+
+    Equal to the maximum of `fused_probability` over classes, without ever holding that on the CPU: the sum is
+    made, reduced and dropped for a band of rows at a time.
+
+    Returns:
+        (N, H, W) uint8 train ids and (N, H, W) summed probability in (0, len(passes)].
+    """
+    maps = sum_by_size(passes, auxiliary_weight)
+    width, height = size
+    label = torch.empty((maps[0].shape[0], height, width), dtype=torch.uint8, device=maps[0].device)
+    confidence = torch.empty(label.shape, dtype=maps[0].dtype, device=maps[0].device)
+    for rows, band in _bands(maps, size):
+        confidence[:, rows], best = band.max(dim=1)
+        label[:, rows] = best.to(torch.uint8)
+    return label, confidence
+
+
+def _bands(maps: Sequence[Tensor], size: Size) -> Iterator[tuple[slice, Tensor]]:
+    """Consecutive rows of the sum of all upsampled maps: (rows, (N, C, number of rows, W))."""
+    width, height = size
+    step = height
+    if maps[0].device.type == "cpu":
+        step = max(1, min(height, BAND_ELEMENTS // (maps[0].shape[0] * maps[0].shape[1] * width)))
+    for first in range(0, height, step):
+        rows = slice(first, min(first + step, height))
+        total = _upsampled_rows(maps[0], size, rows)
+        for other in maps[1:]:
+            total += _upsampled_rows(other, size, rows)
+        yield rows, total
+
+
+def _upsampled_rows(low: Tensor, size: Size, rows: slice) -> Tensor:
+    """Rows of `low` upsampled bilinearly with aligned corners to (W, H) `size`.
+
+    A device takes all rows at once through torch's kernel. On the CPU a band is interpolated along the height
+    first, which leaves two taps instead of four for each of the many output pixels.
+    """
+    width, height = size
+    if low.device.type != "cpu":
+        return maths.upsample(low, (height, width))[:, :, rows]
+    count, classes, low_height, low_width = low.shape
+    # Coordinates in the map's own type, as torch's kernel computes them: the results agree to the last bits.
+    scale = torch.tensor(low_height - 1, dtype=low.dtype) / max(height - 1, 1)
+    position = scale * torch.arange(rows.start, rows.stop, dtype=low.dtype)
+    above = position.long().clamp_(max=low_height - 1)
+    below = (above + 1).clamp_(max=low_height - 1)
+    weight = (position - above)[:, None]
+    band = low[:, :, above] * (1 - weight) + low[:, :, below] * weight  # (N, C, rows, low width)
+    band = interpolate(
+        band.reshape(count * classes, -1, low_width), size=width, mode="linear", align_corners=True
+    )
+    return band.view(count, classes, -1, width)
+
+
+def labelling_uncertainty(passes: Sequence[Pass]) -> Tensor:
+    """KL(main || auxiliary) of the first pass, divided by its maximum over the image: (N, h, w) in [0, 1].
+
+    Source: the authors' released pseudo-label code (Zheng & Yang, IJCV 2021).
+    """
+    auxiliary, main = _two_heads(passes[0].upright())
+    return _share_of_maximum(maths.kl_divergence(maths.log_softmax(main), maths.log_softmax(auxiliary)))
+
+
+def evaluation_uncertainty(passes: Sequence[Pass]) -> Tensor:
+    """log(1 + 10 KL(main || auxiliary)) of the heads summed over the passes of the first size, divided by its
+    maximum over the image: (N, h, w) in [0, 1].
+
+    Source: the authors' released evaluation code (Zheng & Yang, IJCV 2021).
+    """
+    same_size = [one.upright() for one in passes if one.main.shape == passes[0].main.shape]
+    heads = [_two_heads(one) for one in same_size]
+    auxiliary = torch.stack([auxiliary for auxiliary, _ in heads]).sum(0)
+    main = torch.stack([main for _, main in heads]).sum(0)
+    divergence = maths.kl_divergence(maths.log_softmax(main), maths.log_softmax(auxiliary))
+    return _share_of_maximum(torch.log1p(10 * divergence))
+
+
+def score_map(confidence: Tensor) -> Tensor:
+    """1 - confidence / (maximum over the image): (N, H, W) in [0, 1), 0 at the surest pixel."""
+    return 1 - _share_of_maximum(confidence)
+
+
+def _two_heads(one: Pass) -> tuple[Tensor, Tensor]:
+    if one.auxiliary is None:
+        raise UserError(
+            "uncertainty maps compare two heads, but this network has one; leave out --uncertainty"
+        )
+    return maths.at_least_float32(one.auxiliary), maths.at_least_float32(one.main)
+
+
+def _share_of_maximum(values: Tensor) -> Tensor:
+    tiny = torch.finfo(values.dtype).tiny  # a map of zeros stays zero
+    return values / values.amax(dim=(-2, -1), keepdim=True).clamp_min(tiny)
+
+
+@contextlib.contextmanager
+def evaluation_mode(network: nn.Module) -> Iterator[None]:
+    """Inside, all modules are in eval mode without gradients; each module gets its own mode back."""
+    training = {module: module.training for module in network.modules()}
+    network.eval()
+    try:
+        with torch.inference_mode():
+            yield
+    finally:
+        for module, was_training in training.items():
+            module.training = was_training
+
+
+class Predictor:
+    """Label maps of single images by one network under one protocol.
+
+    The network must be in eval mode (`evaluation_mode`). `prepare` works on the CPU, in any thread.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        protocol: Protocol,
+        *,
+        device: torch.device,
+        precision: Precision | None = None,
+    ) -> None:
+        self.network = network
+        self.protocol = protocol
+        self.device = device
+        self.precision = precision
+
+    def prepare(self, image: np.ndarray) -> PreparedImage:
+        """Resizes an (H, W, 3) uint8 RGB image to the protocol's input sizes."""
+        height, width = image.shape[:2]
+        inputs = [
+            planar(resize_image(image, size, self.protocol.resampling))
+            for size in self.protocol.input_sizes((width, height))
+        ]
+        return PreparedImage(tuple(inputs), (width, height))
+
+    def predict(self, image: np.ndarray | PreparedImage, output_size: Size | None = None) -> Prediction:
+        """Fused prediction of one image, at the protocol's output size, else `output_size`, else its own."""
+        prepared = image if isinstance(image, PreparedImage) else self.prepare(image)
+        with torch.inference_mode():
+            passes = [one for scaled in prepared.inputs for one in self._forward(scaled)]
+            label, confidence = fuse(
+                passes,
+                self.protocol.output_size or output_size or prepared.size,
+                auxiliary_weight=self.protocol.auxiliary_weight,
+            )
+        return Prediction(label[0], confidence[0], tuple(passes))
+
+    def _forward(self, image: Tensor) -> list[Pass]:
+        """The passes of one input size; image and mirror image go through the network as one batch."""
+        images = image[None].to(self.device)
+        if self.protocol.flip:
+            images = torch.cat([images, images.flip(-1)])
+        with contextlib.nullcontext() if self.precision is None else self.precision.autocast():
+            output = self.network(images)
+        logits, auxiliary = output.logits, output.auxiliary_logits
+        return [
+            Pass(logits[i : i + 1], None if auxiliary is None else auxiliary[i : i + 1], flipped=i == 1)
+            for i in range(len(images))
+        ]
+
+
+def prefetch(load: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:
+    """`load(item)` for all items in order, made ahead by `workers` threads; 0: made when asked for.
+
+    Threads are enough here: decoding and resizing release Python's lock.
+    """
+    if workers == 0:
+        yield from map(load, items)
+        return
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="prefetch")
+    try:
+        remaining = iter(items)
+        waiting: list[Future[Result]] = [pool.submit(load, item) for item in islice(remaining, 2 * workers)]
+        while waiting:
+            result = waiting.pop(0).result()
+            waiting += [pool.submit(load, item) for item in islice(remaining, 1)]
+            yield result
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+class ImageProgress:
+    """Logs, on rank 0 and every few seconds, how many of its images are done, how fast, and the time left."""
+
+    def __init__(self, what: str, images: int, *, every_s: float = 10.0) -> None:
+        self.what = what
+        self.images = images
+        self.every_s = every_s
+        self.done = 0
+        self.start = self.spoken = time.monotonic()
+
+    def advance(self) -> None:
+        """One more image is done."""
+        self.done += 1
+        now = time.monotonic()
+        if now - self.spoken < self.every_s and self.done < self.images:
+            return
+        self.spoken = now
+        if distributed.is_main():
+            logger.info("%s", self.line(now - self.start))
+
+    def line(self, seconds: float) -> str:
+        """For example "evaluation 120/500, 3.4 images/s, 0:01:51 left", after so many seconds."""
+        rate = self.done * distributed.world_size() / max(seconds, 1e-9)
+        left = (self.images - self.done) * seconds / max(self.done, 1)
+        return (
+            f"{self.what} {self.done}/{self.images}, {rate:.2f} images/s, {timedelta(seconds=int(left))} left"
+        )

@@ -1,0 +1,39 @@
+"""A teacher: the exponential moving average of a student's weights."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import nn
+
+
+class Teacher:
+    """Keeps a copy of a network whose parameters follow the student's.
+
+    After update t = 0, 1, 2, ... the parameters are `a * teacher + (1 - a) * student` with
+    `a = min(1 - 1 / (t + 1), decay)`: the first update copies the student (Tarvainen & Valpola, NeurIPS 2017;
+    the ramp as in DACS and DAFormer's released code).
+
+    Args:
+        student: network to copy; the copy never asks for gradients.
+        decay: in [0, 1).
+        average_buffers: copy BatchNorm statistics too; off as in DAFormer's released code.
+    """
+
+    def __init__(self, student: nn.Module, *, decay: float, average_buffers: bool = False) -> None:
+        self.network = copy.deepcopy(student).requires_grad_(False)
+        self.decay = decay
+        self.average_buffers = average_buffers
+        self.updates = 0
+
+    @torch.no_grad()
+    def update(self, student: nn.Module) -> None:
+        """Moves the teacher one step towards the student, without host synchronisation."""
+        weight = 1.0 - min(1.0 - 1.0 / (self.updates + 1), self.decay)
+        mine, theirs = list(self.network.parameters()), list(student.parameters())
+        torch._foreach_lerp_(mine, [parameter.detach() for parameter in theirs], weight)
+        if self.average_buffers:
+            for target, source in zip(self.network.buffers(), student.buffers(), strict=True):
+                target.copy_(source)
+        self.updates += 1

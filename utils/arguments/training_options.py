@@ -1,0 +1,258 @@
+"""Options about networks, optimizers and the losses of memory regularisation."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from utils.arguments import values
+from utils.arguments.parser import Parser
+from utils.errors import UserError
+
+
+def add_network_arguments(parser: Parser) -> None:
+    """The segmentation network and what it starts from."""
+    add = parser.add_argument_group("network").add_argument
+    add("--network", default="deeplab_two_head", metavar="NAME", help="architecture")
+    add("--backbone", default="resnet101_caffe", metavar="NAME", help="backbone of the network")
+    add(
+        "--backbone-weights",
+        metavar="PATH|torchvision|none",
+        help="ImageNet weights of the backbone: a file, torchvision's, or none for random ones; "
+        "required unless --restore-from is given",
+    )
+    add(
+        "--restore-from",
+        type=values.existing_path,
+        metavar="PATH",
+        help="snapshot, run folder or published checkpoint that fills the whole network",
+    )
+    add(
+        "--num-classes",
+        type=values.positive_int,
+        metavar="N",
+        help="number of classes, compared with --classes; for original command lines",
+    )
+    add(
+        "--norm-style",
+        choices=("bn", "in", "gn"),
+        default="bn",
+        help="normalisation inside the heads: batch, instance or group norm",
+    )
+    add(
+        "--use-se",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="squeeze-and-excitation in the heads",
+    )
+    add(
+        "--droprate",
+        "--drop",
+        "--drop-rate",
+        type=values.fraction,
+        default=0.1,
+        metavar="P",
+        help="channel dropout before the classifiers of both heads",
+    )
+    add(
+        "--train-bn",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="train scale and shift of the backbone's BatchNorm",
+    )
+    add(
+        "--head-channels",
+        type=values.positive_int,
+        default=256,
+        metavar="N",
+        help="channels of each branch of a head",
+    )
+    add(
+        "--bottleneck-channels",
+        type=values.positive_int,
+        default=512,
+        metavar="N",
+        help="channels before the classifier of a head",
+    )
+    add(
+        "--output-stride",
+        type=values.positive_int,
+        choices=(8, 16, 32),
+        default=8,
+        help="image pixels per logit, per axis",
+    )
+    parser.add_original("--model", "no effect: see --network", _only_deeplab)
+
+
+def add_optimizer_arguments(parser: Parser) -> None:
+    """Batch, steps and optimizers."""
+    add = parser.add_argument_group("optimizer").add_argument
+    add(
+        "--batch-size",
+        type=values.positive_int,
+        default=16,
+        metavar="N",
+        help="images per domain and optimizer step, over all processes and --accumulation",
+    )
+    add(
+        "--accumulation",
+        type=values.positive_int,
+        default=1,
+        metavar="N",
+        help="micro-batches per optimizer step; --batch-size is split over them",
+    )
+    add(
+        "--num-steps",
+        type=values.positive_int,
+        default=100_000,
+        metavar="N",
+        help="optimizer steps until the learning rate reaches 0",
+    )
+    add(
+        "--num-steps-stop",
+        type=values.positive_int,
+        metavar="N",
+        help="optimizer steps to run (default: --num-steps)",
+    )
+    add(
+        "--warm-up",
+        type=values.non_negative_int,
+        default=0,
+        metavar="N",
+        help="optimizer steps from a tenth of the learning rate to all of it",
+    )
+    add(
+        "--optimizer",
+        choices=("sgd", "adamw"),
+        default="sgd",
+        help="of the segmentation network; sgd has Nesterov momentum",
+    )
+    add(
+        "--learning-rate",
+        type=values.positive_float,
+        default=2.5e-4,
+        metavar="LR",
+        help="peak learning rate of the backbone; the heads learn 10 times faster",
+    )
+    add(
+        "--power",
+        type=values.non_negative_float,
+        default=0.9,
+        metavar="P",
+        help="exponent of the polynomial decay",
+    )
+    add("--momentum", type=values.fraction, default=0.9, metavar="M", help="momentum of sgd")
+    add(
+        "--weight-decay",
+        type=values.non_negative_float,
+        default=5e-4,
+        metavar="WD",
+        help="weight decay of everything the segmentation network trains",
+    )
+    add(
+        "--max-grad-norm",
+        type=values.non_negative_float,
+        default=0.0,
+        metavar="G",
+        help="gradients of the segmentation network are scaled down to this norm; 0: never",
+    )
+    parser.add_original(
+        "--iter-size", "no effect at 1; see --accumulation", _only_one, type=values.positive_int
+    )
+
+
+def add_memory_arguments(parser: Parser) -> None:
+    """Loss terms of MRNet and its stage II (Zheng & Yang, IJCAI 2020 and IJCV 2021)."""
+    add = parser.add_argument_group("losses").add_argument
+    add(
+        "--lambda-seg",
+        type=values.non_negative_float,
+        default=0.1,
+        metavar="W",
+        help="weight of the auxiliary head's segmentation loss; the main head's is 1",
+    )
+    add(
+        "--lambda-adv-target1",
+        type=values.non_negative_float,
+        default=2e-4,
+        metavar="W",
+        help="weight of the adversarial loss of the auxiliary head",
+    )
+    add(
+        "--lambda-adv-target2",
+        type=values.non_negative_float,
+        default=1e-3,
+        metavar="W",
+        help="weight of the adversarial loss of the main head",
+    )
+    add(
+        "--lambda-me-target",
+        type=values.non_negative_float,
+        default=0.0,
+        metavar="W",
+        help="weight of the confident-entropy term on target images",
+    )
+    add(
+        "--lambda-kl-target",
+        type=values.non_negative_float,
+        default=0.0,
+        metavar="W",
+        help="weight of memory regularisation on target images",
+    )
+    add(
+        "--target-terms-start",
+        type=values.non_negative_int,
+        default=15_000,
+        metavar="N",
+        help="first iteration of the two terms above",
+    )
+    add(
+        "--learning-rate-D",
+        type=values.positive_float,
+        default=1e-4,
+        metavar="LR",
+        help="learning rate of the discriminators (Adam)",
+    )
+    add(
+        "--class-balance",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="weigh classes that are rare in the batch by --max-value",
+    )
+    add(
+        "--often-balance",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also weigh classes by how often recent batches lacked them",
+    )
+    add(
+        "--max-value",
+        type=values.non_negative_float,
+        default=2.0,
+        metavar="W",
+        help="weight of a rare class with --class-balance",
+    )
+    add(
+        "--only-hard-label",
+        type=values.percentile,
+        default=0.0,
+        metavar="Q",
+        help="drop pixels whose loss is below this percentile of the batch, per head; 0: keep all",
+    )
+
+
+def _only_deeplab(value: Any) -> None:
+    if value != "DeepLab":
+        raise UserError(
+            f"--model {value}: choose the architecture by --network and --backbone", everywhere=True
+        )
+
+
+def _only_one(value: Any) -> None:
+    if value != 1:
+        raise UserError(
+            f"--iter-size {value}: the original repeated whole optimizer steps under one iteration number; "
+            f"use --num-steps {value} times larger for that, or --accumulation {value} for one step over as "
+            "many micro-batches",
+            everywhere=True,
+        )

@@ -1,0 +1,119 @@
+"""A lock on a folder that ends with its process, however that dies."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import logging
+import os
+import socket
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+_UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_held: set[Path] = set()  # lock files of this process: record locks do not keep a process from itself
+
+
+class FolderLock:
+    """Keeps a second run out of a folder, also from other machines where the file system passes locks on.
+
+    The lock ends with the process however it dies; the file keeps its host and process id for messages. Where
+    the file system has no locks, that text decides: a dead process of this machine no longer holds the folder.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def acquire(self) -> None:
+        """Takes the lock.
+
+        Raises:
+            UserError: another run holds it.
+        """
+        if self.path.resolve() in _held:
+            raise self._refusal(_this_process())
+        descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            owner = self._read_owner(descriptor)
+            locked = self._lock(descriptor)
+            if locked is False or (locked is None and self._seems_alive(owner)):
+                raise self._refusal(owner, only_text=locked is None)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        if owner:
+            logger.warning(
+                "taking over the run folder of process %s on %s", owner.get("pid"), owner.get("host")
+            )
+        self._write_owner(descriptor, _this_process())
+        self._descriptor = descriptor
+        _held.add(self.path.resolve())
+
+    def release(self) -> None:
+        """Gives the lock back; the file stays, empty, so that nobody waits on a removed one."""
+        if self._descriptor is None:
+            return
+        self._write_owner(self._descriptor, {})
+        os.close(self._descriptor)
+        self._descriptor = None
+        _held.discard(self.path.resolve())
+
+    @staticmethod
+    def _lock(descriptor: int) -> bool | None:
+        """True: locked; False: another process has it; None: the file system has no locks.
+
+        A record lock, because loader processes must not inherit it and outlive a killed run with it.
+        """
+        try:
+            fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            if error.errno in _UNSUPPORTED:
+                return None
+            if error.errno in {errno.EACCES, errno.EAGAIN}:
+                return False
+            raise
+        return True
+
+    @staticmethod
+    def _seems_alive(owner: Mapping[str, Any]) -> bool:
+        if not owner or owner.get("host") != socket.gethostname():
+            return bool(owner)
+        try:
+            os.kill(int(owner["pid"]), 0)
+        except ProcessLookupError:
+            return False
+        except PermissionError:
+            return True
+        return True
+
+    def _refusal(self, owner: Mapping[str, Any], *, only_text: bool = False) -> UserError:
+        remedy = f"; if that process is gone, delete {self.path}" if only_text else ""
+        return UserError(
+            f"run folder {self.path.parent} is in use by process {owner.get('pid', '?')} on "
+            f"{owner.get('host', 'an unknown machine')}; wait for it, stop it, or give another "
+            f"--snapshot-dir{remedy}"
+        )
+
+    @staticmethod
+    def _read_owner(descriptor: int) -> dict[str, Any]:
+        try:
+            return dict(json.loads(os.pread(descriptor, 4096, 0).decode() or "{}"))
+        except (ValueError, UnicodeDecodeError):
+            return {}
+
+    @staticmethod
+    def _write_owner(descriptor: int, owner: Mapping[str, Any]) -> None:
+        os.ftruncate(descriptor, 0)
+        if owner:
+            os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+
+
+def _this_process() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid()}

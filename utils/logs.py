@@ -1,0 +1,211 @@
+"""What a run reports: console and log.txt, scalars and pictures by iteration, the progress line."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from utils import pictures
+from utils.errors import UserError
+
+HANDLER_PREFIX = "segadapt:"  # names of the handlers that `configure` owns on the root logger
+METRICS_FILE = "metrics.jsonl"
+
+
+def configure(rank: int, file: Path | None) -> None:
+    """Sends messages to the console (rank 0 from INFO, others from WARNING) and appends them to `file`.
+
+    Calling it again replaces what the call before set up; other handlers stay.
+    """
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if (h.name or "").startswith(HANDLER_PREFIX)]:
+        root.removeHandler(handler)
+        handler.close()
+    where = "" if rank == 0 else f"[rank {rank}] "
+    console = logging.StreamHandler(sys.stderr)
+    console.setFormatter(logging.Formatter(f"%(asctime)s {where}%(message)s", datefmt="%H:%M:%S"))
+    _add_handler(console, "console")
+    if file is not None:
+        to_file = logging.FileHandler(file, encoding="utf-8")
+        to_file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {where}%(message)s"))
+        _add_handler(to_file, "file")
+    root.setLevel(logging.INFO if rank == 0 else logging.WARNING)
+
+
+def _add_handler(handler: logging.Handler, name: str) -> None:
+    handler.set_name(HANDLER_PREFIX + name)
+    logging.getLogger().addHandler(handler)
+
+
+class MetricLog:
+    """Scalars to `metrics.jsonl` and tensorboard by the same names; pictures to `pictures/` and tensorboard.
+
+    Files are opened at the first value, so an empty run leaves none.
+    """
+
+    def __init__(self, folder: Path | None, *, tensorboard: bool = True) -> None:
+        """`folder` is the run folder, or None on ranks that write nothing.
+
+        Raises:
+            UserError: tensorboardX is wanted and not installed.
+        """
+        self._folder = folder
+        self._writer_class = _summary_writer_class() if tensorboard and folder is not None else None
+        self._writer: Any = None
+        self._purge_step: int | None = None
+
+    def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
+        """Logs plain numbers; in metrics.jsonl a value that is not finite is null."""
+        if self._folder is None or not values:
+            return
+        numbers = {name: float(value) for name, value in values.items()}
+        finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
+        line = json.dumps({"iteration": iteration, "time": round(time.time(), 3), **finite})
+        with (self._folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
+            stream.write(line + "\n")
+        writer = self._open_writer()
+        if writer is not None:
+            for name, value in numbers.items():
+                writer.add_scalar(name, value, iteration)
+
+    def picture(self, iteration: int, name: str, array: np.ndarray) -> None:
+        """Writes an (H, W, 3) uint8 RGB picture to `pictures/iteration_0001200_<name>.png`."""
+        if self._folder is None:
+            return
+        folder = self._folder / "pictures"
+        folder.mkdir(exist_ok=True)
+        pictures.write_png(folder / f"iteration_{iteration:07d}_{name.replace('/', '_')}.png", array)
+        writer = self._open_writer()
+        if writer is not None:
+            writer.add_image(name, array, iteration, dataformats="HWC")
+
+    def rewind(self, iteration: int) -> None:
+        """Drops what was logged after `iteration`, and a last line that a killed run left unfinished."""
+        if self._folder is None:
+            return
+        self.close()
+        self._purge_step = iteration + 1
+        file = self._folder / METRICS_FILE
+        if not file.exists():
+            return
+        lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
+        kept = [line for line in lines if _iteration_of(line) <= iteration]
+        temporary = file.with_name(f".{file.name}.tmp")
+        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
+        temporary.replace(file)
+
+    def close(self) -> None:
+        """Writes out what tensorboard still holds back."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+
+    def _open_writer(self) -> Any:
+        if self._writer is None and self._writer_class is not None:
+            self._writer = self._writer_class(logdir=str(self._folder), purge_step=self._purge_step)
+            self._purge_step = None
+        return self._writer
+
+
+def _summary_writer_class() -> type:
+    try:
+        from tensorboardX import SummaryWriter
+    except ImportError as error:
+        raise UserError(
+            "tensorboardX is not installed: pip install tensorboardX, or --no-tensorboard"
+        ) from error
+    return SummaryWriter
+
+
+def _iteration_of(line: str) -> float:
+    try:
+        return int(json.loads(line)["iteration"])
+    except (ValueError, KeyError, TypeError):
+        return math.inf
+
+
+class Progress:
+    """The console line of a run: how far, how fast, how long still, and what it waits for.
+
+    Args:
+        first: updates already done when this process started.
+        last: updates at the end of the run.
+        device: whose peak memory is reported.
+        smoothing: share of the old rate that a new line keeps, in [0, 1).
+    """
+
+    def __init__(
+        self, first: int, last: int, *, device: torch.device | None = None, smoothing: float = 0.7
+    ) -> None:
+        self._previous = first
+        self._last = last
+        self._device = device
+        self._smoothing = smoothing
+        self._seconds_per_iteration: float | None = None
+
+    def line(
+        self,
+        iteration: int,
+        seconds: float,
+        *,
+        data_seconds: float = 0.0,
+        values: Mapping[str, float] | None = None,
+    ) -> str:
+        """The line after `iteration` updates.
+
+        Args:
+            iteration: updates done.
+            seconds: wall time since the line before (or the start).
+            data_seconds: the part of it spent waiting for batches.
+            values: numbers to show behind, in the given order.
+        """
+        rate = self._rate(iteration, seconds)
+        left = (self._last - iteration) / rate if rate > 0 else math.inf
+        wait = 100 * data_seconds / seconds if seconds > 0 else 0.0
+        parts = [
+            f"iter {iteration}/{self._last}",
+            f"{100 * iteration // max(self._last, 1):3d} %",
+            f"{rate:.3g} it/s",
+            f"eta {format_duration(left)}",
+            f"data wait {wait:.0f} %",
+            f"peak {peak_memory_gib(self._device):.2f} GiB",
+        ]
+        parts += [f"{name} {value:.4g}" for name, value in (values or {}).items()]
+        return "  ".join(parts)
+
+    def _rate(self, iteration: int, seconds: float) -> float:
+        """Smoothed iterations per second, also after lines of unequal distance."""
+        done = iteration - self._previous
+        self._previous = iteration
+        if done > 0 and seconds > 0:
+            old = self._seconds_per_iteration
+            now = seconds / done
+            share = self._smoothing
+            self._seconds_per_iteration = now if old is None else share * old + (1 - share) * now
+        return 1 / self._seconds_per_iteration if self._seconds_per_iteration else 0.0
+
+
+def peak_memory_gib(device: torch.device | None = None) -> float:
+    """The most memory used so far: tensors on a CUDA device, otherwise the whole process (resident)."""
+    if device is not None and device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+
+
+def format_duration(seconds: float) -> str:
+    """`h:mm:ss`, or `?` for an unknown (infinite) time."""
+    if not math.isfinite(seconds):
+        return "?"
+    total = round(seconds)
+    return f"{total // 3600}:{total // 60 % 60:02d}:{total % 60:02d}"

@@ -1,0 +1,23 @@
+"""Learning rates as pure functions of the iteration (0-based optimizer updates)."""
+
+from __future__ import annotations
+
+WARM_UP_START = 0.1  # share of the base rate at iteration 0 of a warm-up
+
+
+def polynomial(iteration: int, *, base: float, num_steps: int, power: float) -> float:
+    """base * (1 - iteration / num_steps)^power, and 0 from `num_steps` on."""
+    return base * max(0.0, 1 - iteration / num_steps) ** power
+
+
+def polynomial_with_warm_up(
+    iteration: int, *, base: float, num_steps: int, power: float, warm_up: int
+) -> float:
+    """Linear from 10 % to 100 % of `base` in `warm_up` iterations, then `polynomial` without an offset.
+
+    The rate drops a little where the two meet, as in the authors' released code of Zheng & Yang, IJCV 2021;
+    `tests/goldens/test_mrnet_lr_schedule.py` pins it. No warm-up when `warm_up` is 0.
+    """
+    if iteration < warm_up:
+        return base * (WARM_UP_START + (1 - WARM_UP_START) * iteration / warm_up)
+    return polynomial(iteration, base=base, num_steps=num_steps, power=power)
