@@ -1,9 +1,12 @@
-"""Stage II: fine-tune on pseudo labels, rectified by uncertainty or plain (Zheng & Yang, IJCV 2021 and IJCAI 2020).
+"""Stage II: fine-tune on pseudo labels, rectified by uncertainty or plain (Zheng & Yang, IJCV 2021 and IJCAI
+2020).
 
 One process:       python train_ft.py --target cityscapes --data-root DATA --restore-from RUN_OF_STAGE_I
-One node, 3 GPUs:  torchrun --standalone --nproc-per-node 3 train_ft.py @launch/recipes/gta5_to_cityscapes_rectified.args ...
+One node, 3 GPUs:  torchrun --standalone --nproc-per-node 3 train_ft.py
+@launch/recipes/gta5_to_cityscapes_rectified.args ...
 
-The pseudo labels are those that `generate_plabel.py --restore-from RUN_OF_STAGE_I` wrote (--pseudo-label-dir names others).
+The pseudo labels are those that `generate_plabel.py --restore-from RUN_OF_STAGE_I` wrote (--pseudo-label-dir
+names others).
 Source images are not needed; labels of the target's training images are never read.
 """
 
@@ -51,7 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = wiring.method_settings(MemorySettings, args)
         pseudo_labels = wiring.find_pseudo_labels(args, domains)
         datasets = {
-            "source": wiring.labelled_dataset(args, domains.target, domains.space, pseudo_label_root=pseudo_labels)
+            "source": wiring.labelled_dataset(
+                args, domains.target, domains.space, pseudo_label_root=pseudo_labels
+            )
         }
         if wiring.stage_two_needs_target(args, settings):
             datasets["target"] = wiring.unlabelled_dataset(args, domains.target)

@@ -1,8 +1,12 @@
-"""MRNet stage I: train on source labels and target images with memory regularisation (Zheng & Yang, IJCAI 2020).
+"""MRNet stage I: train on source labels and target images with memory regularisation (Zheng & Yang, IJCAI
+2020).
 
-One process:       python train_ms.py --source gta5 --target cityscapes --data-root DATA --backbone-weights FILE
-One node, 2 GPUs:  torchrun --standalone --nproc-per-node 2 train_ms.py @launch/recipes/gta5_to_cityscapes_mrnet.args ...
-Next:              python generate_plabel.py --restore-from RUN_FOLDER, then train_ft.py --restore-from RUN_FOLDER
+One process:       python train_ms.py --source gta5 --target cityscapes --data-root DATA --backbone-weights
+FILE
+One node, 2 GPUs:  torchrun --standalone --nproc-per-node 2 train_ms.py
+@launch/recipes/gta5_to_cityscapes_mrnet.args ...
+Next:              python generate_plabel.py --restore-from RUN_FOLDER, then train_ft.py --restore-from
+    RUN_FOLDER
 
 No label of the target's training images is ever read.
 """

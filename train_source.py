@@ -1,10 +1,14 @@
-"""Supervised training on one labelled domain: the source-only baseline, a warm-up, or the fully supervised upper bound.
+"""Supervised training on one labelled domain: the source-only baseline, a warm-up, or the fully supervised
+upper bound.
 
-One process:       python train_source.py --source gta5 --target cityscapes --data-root DATA --backbone-weights FILE
+One process:       python train_source.py --source gta5 --target cityscapes --data-root DATA
+--backbone-weights FILE
 One node, 4 GPUs:  torchrun --standalone --nproc-per-node 4 train_source.py ...
-A published one:   python train_source.py @launch/recipes/gta5_source_only.args --data-root DATA --backbone-weights FILE
+A published one:   python train_source.py @launch/recipes/gta5_source_only.args --data-root DATA
+--backbone-weights FILE
 
-The target domain only measures: its labelled split is scored at the end (and every --evaluate-every iterations).
+The target domain only measures: its labelled split is scored at the end (and every --evaluate-every
+iterations).
 """
 
 from __future__ import annotations

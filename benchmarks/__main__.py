@@ -24,9 +24,13 @@ _NOT_BENCHMARKS = ("harness", "__main__")
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; returns 0."""
     names = sorted(
-        module.name for module in pkgutil.iter_modules(benchmarks.__path__) if module.name not in _NOT_BENCHMARKS
+        module.name
+        for module in pkgutil.iter_modules(benchmarks.__path__)
+        if module.name not in _NOT_BENCHMARKS
     )
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to run; all: {', '.join(names)}")
     chosen = parser.parse_args(argv).names or names
     unknown = sorted(set(chosen) - set(names))

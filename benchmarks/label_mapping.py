@@ -1,7 +1,7 @@
 """Raw label ids to train ids of one GTA5 label map: table lookup against one boolean mask per class.
 
-The plain way is that of the original loaders: the label becomes float32 first, then each class is one comparison and
-one masked assignment.
+The plain way is that of the original loaders: the label becomes float32 first, then each class is one
+comparison and one masked assignment.
 """
 
 from __future__ import annotations
@@ -31,4 +31,6 @@ def run() -> list[Result]:
         return label
 
     assert np.array_equal(masks(), map_label(raw, table))
-    return [compare("label mapping 1914x1052", masks, lambda: map_label(raw, table), repeats=10, note="aim 20x")]
+    return [
+        compare("label mapping 1914x1052", masks, lambda: map_label(raw, table), repeats=10, note="aim 20x")
+    ]

@@ -11,6 +11,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from data_loaders.common_errors import alike_everywhere
 from data_loaders.decoding import read_image, read_raw_label
 from data_loaders.description import DatasetDescription
 from data_loaders.file_list import SKIPPED_SHARE, FileList, Item, join_names
@@ -47,6 +48,7 @@ def check_label_values(raw: np.ndarray, description: DatasetDescription, path: P
     )
 
 
+@alike_everywhere
 def check_first_labels(files: FileList, number: int = 3) -> None:
     """Checks the first, the last and evenly spaced labels in between, before a long run starts.
 
@@ -70,13 +72,15 @@ def _check_file_name(description: DatasetDescription, path: Path) -> None:
     if description.label_ids == "train" and _LABEL_IDS in name:
         meant = name.replace(_LABEL_IDS, _TRAIN_IDS)
         raise UserError(
-            f"label {path} holds raw label ids, but data set {description.name} is read as train ids; did you mean "
+            f"label {path} holds raw label ids, but data set {description.name} is read as train ids; did "
+            "you mean "
             f"{meant}? Otherwise set label_ids = 'raw' in its description."
         )
     if description.label_ids != "train" and _TRAIN_IDS in name:
         meant = name.replace(_TRAIN_IDS, _LABEL_IDS)
         raise UserError(
-            f"label {path} holds train ids, but data set {description.name} is read as raw label ids; did you mean "
+            f"label {path} holds train ids, but data set {description.name} is read as raw label ids; did "
+            "you mean "
             f"{meant}? Otherwise set label_ids = 'train' in its description."
         )
 
@@ -173,13 +177,16 @@ class CheckReport:
         if self.unknown_ids:
             value, (_, name) = next(iter(self.unknown_ids.items()))
             raise UserError(
-                f"{self.files.root}: {len(self.unknown_ids)} ids are not {_expected_ids(self.files.description)}, "
+                f"{self.files.root}: {len(self.unknown_ids)} ids are not "
+                f"{_expected_ids(self.files.description)}, "
                 f"first {value} in {name}; see the table above."
             )
         if len(bad) > allowed:
             raise UserError(
-                f"{self.files.root}: {len(bad)} of {total} pairs are incomplete or unreadable ({join_names(bad, 3)}), "
-                f"{'--strict allows none' if strict else f'at most {SKIPPED_SHARE:.1%} may be'}; --write-list writes "
+                f"{self.files.root}: {len(bad)} of {total} pairs are incomplete or unreadable "
+                f"({join_names(bad, 3)}), "
+                f"{'--strict allows none' if strict else f'at most {SKIPPED_SHARE:.1%} may be'}; "
+                "--write-list writes "
                 f"a list of the good ones."
             )
 
@@ -197,7 +204,9 @@ def inspect_pair(item: Item, encoding: str) -> PairFinding:
     size = (image.shape[1], image.shape[0])
     if raw is None:
         return PairFinding(item.name, size)
-    return PairFinding(item.name, size, (raw.shape[1], raw.shape[0]), np.bincount(raw.ravel(), minlength=TABLE_SIZE))
+    return PairFinding(
+        item.name, size, (raw.shape[1], raw.shape[0]), np.bincount(raw.ravel(), minlength=TABLE_SIZE)
+    )
 
 
 def check_files(files: FileList, *, num_workers: int, progress: ProgressLine | None = None) -> CheckReport:
@@ -211,7 +220,8 @@ def format_report(report: CheckReport, space: str) -> str:
     """The report as text: counts, sizes, problems, and a table of ids."""
     files = report.files
     lines = [
-        f"{files.description.title}, split {files.split}: {len(files)} images in {files.root} (layout {files.layout})",
+        f"{files.description.title}, split {files.split}: {len(files)} images in {files.root} (layout "
+        f"{files.layout})",
         *_problem_lines(report),
         "image sizes: " + join_names([f"{w}x{h} ({n})" for (w, h), n in report.image_sizes.most_common()]),
     ]
@@ -233,7 +243,8 @@ def _problem_lines(report: CheckReport) -> list[str]:
             f"{f.name} (image {f.image_size}, label {f.label_size})" for f in report.other_size
         ],
         "unknown ids": [
-            f"{value} ({pixels} pixels, first in {name})" for value, (pixels, name) in report.unknown_ids.items()
+            f"{value} ({pixels} pixels, first in {name})"
+            for value, (pixels, name) in report.unknown_ids.items()
         ],
     }
     for title, entries in problems.items():
@@ -255,5 +266,7 @@ def _id_table(report: CheckReport, space: str) -> list[str]:
         train = int(table[value])
         name = names[train] if train < len(names) else ("ignored" if value in known else "UNKNOWN")
         share = counts[value] / counts.sum()
-        lines.append(f"{value:>4} {train:>8}  {name:<18} {counts[value]:>15} {share:>8.3%} {images[value]:>7}")
+        lines.append(
+            f"{value:>4} {train:>8}  {name:<18} {counts[value]:>15} {share:>8.3%} {images[value]:>7}"
+        )
     return lines

@@ -1,8 +1,8 @@
 """Reading images and label files, and writing label PNGs.
 
-Images are decoded by OpenCV into RGB. Label files hold ids, not colours, so each encoding has the one reader that
-keeps them: Pillow for palette PNGs (OpenCV expands them to colours), OpenCV for 16-bit RGB PNGs (Pillow keeps the high
-byte only, which is 0 everywhere).
+Images are decoded by OpenCV into RGB. Label files hold ids, not colours, so each encoding has the one reader
+that keeps them: Pillow for palette PNGs (OpenCV expands them to colours), OpenCV for 16-bit RGB PNGs (Pillow
+keeps the high byte only, which is 0 everywhere).
 """
 
 from __future__ import annotations
@@ -64,8 +64,10 @@ def read_raw_label(path: Path, encoding: str) -> np.ndarray:
         pixels = np.ascontiguousarray(pixels[..., 0])
     elif mode not in _INDEX_MODES:
         raise UserError(
-            f"label {path} is a colour picture (mode {mode}), not ids; the ids are usually in a file beside it "
-            f"(*_labelIds.png, *_labelTrainIds.png), or set label.encoding = 'first_channel' in the description."
+            f"label {path} is a colour picture (mode {mode}), not ids; the ids are usually in a file beside "
+            "it "
+            "(*_labelIds.png, *_labelTrainIds.png), or set label.encoding = 'first_channel' in the "
+            "description."
         )
     return _as_uint8(pixels)
 
@@ -141,8 +143,10 @@ def _read_rgb16_first_channel(path: Path) -> np.ndarray:
     if pixels.dtype != np.uint16 or pixels.ndim != 3:
         channels = 1 if pixels.ndim == 2 else pixels.shape[2]
         raise UserError(
-            f"label {path} has {channels} channel(s) of {pixels.dtype}, but SYNTHIA's GT/LABELS are 16-bit RGB PNGs; "
-            f"a conversion with Pillow loses the ids. Use the original files, or give label.encoding in a description."
+            f"label {path} has {channels} channel(s) of {pixels.dtype}, but SYNTHIA's GT/LABELS are 16-bit "
+            "RGB PNGs; "
+            "a conversion with Pillow loses the ids. Use the original files, or give label.encoding in a "
+            "description."
         )
     return _as_uint8(pixels[..., 2])  # OpenCV's order is B, G, R
 

@@ -1,6 +1,7 @@
 """What a data set looks like on disk, read from a small TOML file: layouts, label encoding, id tables, class space.
 
-Shipped descriptions lie in data_loaders/descriptions; docs/datasets.md explains every key with a worked example.
+Shipped descriptions lie in data_loaders/descriptions; docs/datasets.md explains every key with a worked
+example.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
+from data_loaders.common_errors import alike_everywhere
 from data_loaders.description_file import DescriptionContent, read_description_file
 from data_loaders.layouts import Layout
 from utils.class_spaces import CLASS_SPACES, IGNORE_LABEL, class_space, expand_table, merge_table
@@ -24,8 +26,9 @@ DESCRIPTION_FOLDER = Path(__file__).parent / "descriptions"
 class DatasetDescription(DescriptionContent):
     """One data set: the content of its file and what the file's labels hold.
 
-    `label_encoding` and `label_ids` are those of the first layout until `for_layout` fixes one; the description in a
-    `FileList` is the one of the layout that was found, so take tables and encodings from there.
+    `label_encoding` and `label_ids` are those of the first layout until `for_layout` fixes one; the
+    description in a `FileList` is the one of the layout that was found, so take tables and encodings from
+    there.
     """
 
     label_encoding: str
@@ -107,6 +110,7 @@ def shipped_descriptions() -> list[str]:
     return sorted(file.stem for file in DESCRIPTION_FOLDER.glob("*.toml"))
 
 
+@alike_everywhere
 def load_description(name_or_toml: str | Path) -> DatasetDescription:
     """The shipped description of this name, or the one in a TOML file (anything that ends in .toml).
 
@@ -149,12 +153,14 @@ def _check_label_ids(layout: Layout, content: DescriptionContent, file: Path) ->
     if layout.label_ids == "raw":
         if content.default_class_space not in content.label_tables:
             raise UserError(
-                f"{file}: layout {layout.name!r} has labels, but [label_tables.{content.default_class_space}] "
+                f"{file}: layout {layout.name!r} has labels, but "
+                f"[label_tables.{content.default_class_space}] "
                 f"(raw id = train id) is missing; add it, or label_ids = 'train' if the files hold train ids."
             )
         return
     if layout.label_ids not in shipped_descriptions() or layout.label_ids == file.stem:
         raise UserError(
-            f"{file}: layout {layout.name!r} has label_ids = {layout.label_ids!r}; possible are 'raw', 'train' "
+            f"{file}: layout {layout.name!r} has label_ids = {layout.label_ids!r}; possible are 'raw', "
+            "'train' "
             f"or a shipped data set ({', '.join(shipped_descriptions())})."
         )

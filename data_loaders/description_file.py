@@ -23,9 +23,9 @@ _LABEL_PLACEHOLDERS = frozenset({"split", "group", "name"})
 class DescriptionContent:
     """The checked content of one file; keys as in docs/datasets.md, defaults filled in.
 
-    `image_size` is (width, height), nominal. `split_folders`, `file_counts` and `lists` are by split; `folders` are
-    the data set's usual folder names below a data root, `subfolders` what may lie between such a folder and the
-    patterns. `root` is the data set's folder as written in the file.
+    `image_size` is (width, height), nominal. `split_folders`, `file_counts` and `lists` are by split;
+    `folders` are the data set's usual folder names below a data root, `subfolders` what may lie between such
+    a folder and the patterns. `root` is the data set's folder as written in the file.
     """
 
     name: str
@@ -197,7 +197,8 @@ def _read_layout(section: _Section, encoding: str, ids: str, splits: tuple[str, 
     section.finish()
     if layout.label_encoding not in LABEL_ENCODINGS:
         raise UserError(
-            f"{section.where}: label_encoding = {layout.label_encoding!r}; choose one of {', '.join(LABEL_ENCODINGS)}."
+            f"{section.where}: label_encoding = {layout.label_encoding!r}; choose one of "
+            f"{', '.join(LABEL_ENCODINGS)}."
         )
     unknown = set(layout.splits) - set(splits)
     if unknown:

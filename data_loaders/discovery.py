@@ -1,7 +1,7 @@
 """Finds the files of a data set: where its folder is, which layout it has, which label belongs to which image.
 
-Folders are listed once with scandir; no file is opened and none is asked for its status, so 25 000 files take well
-under a second also on a network file system. With labels="never" nothing in a label folder is touched.
+Folders are listed once with scandir; no file is opened and none is asked for its status, so 25 000 files take
+well under a second also on a network file system. With labels="never" nothing in a label folder is touched.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from data_loaders.common_errors import alike_everywhere
 from data_loaders.description import DatasetDescription
 from data_loaders.file_list import FileList, Item, accept, join_names
 from data_loaders.folders import FolderIndex
@@ -23,6 +24,7 @@ DATA_ROOT_VARIABLE = "SEGADAPT_DATA"
 _PARENTS = ("", "data", "datasets")  # folders of the original projects above the data sets
 
 
+@alike_everywhere
 def find_files(
     description: DatasetDescription,
     *,
@@ -33,6 +35,7 @@ def find_files(
     list_file: Path | None = None,
     label_root: Path | None = None,
     strict: bool = False,
+    limit_skipped: bool = True,
 ) -> FileList:
     """The image and label files of one split of a data set.
 
@@ -46,9 +49,11 @@ def find_files(
         list_file: only these images, in this order: a name per line, or image and label.
         label_root: labels lie here instead, below the pattern's label folder or directly.
         strict: makes every skipped file an error.
+        limit_skipped: apply the 0.5 % rule; without it the caller looks at `skipped` itself.
 
     Raises:
-        UserError: nothing was found (says what was looked for), a list entry does not exist, or more than 0.5 % of
+        UserError: nothing was found (says what was looked for), a list entry does not exist, or more than 0.5
+        % of
             the pairs are incomplete.
     """
     description.split_folder(split)
@@ -56,7 +61,8 @@ def find_files(
     folders = candidate_folders(description, root, data_root)
     list_file = list_file or _described_list(description, split, folders)
     if list_file is not None:
-        return find_listed_files(request, folders, list_file, strict=strict)
+        found = find_listed_files(request, folders, list_file)
+        return accept(found, strict=strict) if limit_skipped else found
     if not folders:
         raise UserError(
             f"no folder given for data set {description.name}: use --data-root (or the variable "
@@ -66,7 +72,7 @@ def find_files(
         for folder, layout in request.candidates(folders):
             found = request.scan(folder, layout, need_label=need_label)
             if found is not None:
-                return accept(found, strict=strict)
+                return accept(found, strict=strict) if limit_skipped else found
     raise UserError(_nothing_found(request, folders))
 
 

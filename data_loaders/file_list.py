@@ -31,8 +31,8 @@ class Item:
 class FileList:
     """The images of one split, sorted by name (in the order of the list file where one was given).
 
-    `description` is that of the layout found: its label encoding and tables fit the label files. `skipped` says in a
-    line each which files were left out.
+    `description` is that of the layout found: its label encoding and tables fit the label files. `skipped`
+    says in a line each which files were left out.
     """
 
     description: DatasetDescription
@@ -67,7 +67,8 @@ def accept(found: FileList, *, strict: bool) -> FileList:
     """
     total = len(found.items) + len(found.skipped)
     what = (
-        f"{found.description.name}, split {found.split}, in {found.root}: {len(found.skipped)} of {total} image/label "
+        f"{found.description.name}, split {found.split}, in {found.root}: {len(found.skipped)} of {total} "
+        "image/label "
         f"pairs are incomplete ({join_names(found.skipped, 3)})"
     )
     if found.skipped and strict:

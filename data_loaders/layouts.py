@@ -73,7 +73,8 @@ class Layout:
     """One way in which copies of a data set are laid out.
 
     `label_ids` says what the numbers in its label files are: "raw" (the data set's own ids), "train" (train ids of the
-    data set's class space), or the name of another shipped description whose ids they are. No splits: all of them.
+    data set's class space), or the name of another shipped description whose ids they are. No splits: all of
+    them.
     """
 
     name: str

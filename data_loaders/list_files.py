@@ -1,8 +1,8 @@
 """List files: one image name per line, or `image label` per line.
 
-Names may be relative to the image folder (`aachen/aachen_000000_000019_leftImg8bit.png`), to the data set's folder, or
-to the list file's folder; the suffix may be missing (`aachen/aachen_000000_000019`). Empty lines, lines that start
-with # and Windows line ends are fine.
+Names may be relative to the image folder (`aachen/aachen_000000_000019_leftImg8bit.png`), to the data set's
+folder, or to the list file's folder; the suffix may be missing (`aachen/aachen_000000_000019`). Empty lines,
+lines that start with # and Windows line ends are fine.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from data_loaders.file_list import FileList, Item, accept
+from data_loaders.file_list import FileList, Item
 from data_loaders.layouts import IMAGE_SUFFIXES, Layout
 from data_loaders.scanning import Request
 from utils.errors import UserError
@@ -65,13 +65,11 @@ def _parse(number: int, text: str) -> ListEntry:
     return ListEntry(number, text, None)  # a name may hold spaces
 
 
-def find_listed_files(
-    request: Request, folders: Sequence[Path], list_file: Path, *, strict: bool
-) -> FileList:
+def find_listed_files(request: Request, folders: Sequence[Path], list_file: Path) -> FileList:
     """The files of a list, in its order.
 
     Raises:
-        UserError: an entry does not exist (names list, line and entry), or labels are missing beyond the 0.5 % rule.
+        UserError: an entry does not exist (names list, line and entry), or none has a label.
     """
     entries = read_list(list_file)
     place = _find_place(request, folders, list_file, entries[0])

@@ -50,7 +50,7 @@ class ProgressLine:
     stream: TextIO = field(default_factory=lambda: sys.stderr)
     interval: float = 2.0
     _start: float = field(default_factory=time.monotonic)
-    _last: float = 0.0
+    _last: float = field(default_factory=time.monotonic)
 
     def show(self, done: int) -> None:
         """Reports that `done` of the total are finished."""

@@ -48,10 +48,10 @@ def resize_image(
     if resampling == "opencv_bilinear":
         resized = cv2.resize(image, size, interpolation=cv2.INTER_LINEAR)
         return resized if window is None else _crop(resized, window)
-    pillow_filter = _PILLOW_FILTERS[resampling]
-    if window is None:
-        return np.asarray(Image.fromarray(image).resize(size, pillow_filter))
-    return _resize_window_with_pillow(image, size, pillow_filter, window)
+    if window is not None and _rows_are_resized_first(image, size):
+        return _resize_window_with_pillow(image, size, _PILLOW_FILTERS[resampling], window)
+    resized = np.asarray(Image.fromarray(image).resize(size, _PILLOW_FILTERS[resampling]))
+    return resized if window is None else _crop(resized, window)
 
 
 def resize_label(
@@ -89,13 +89,21 @@ def _crop(array: np.ndarray, window: Window) -> np.ndarray:
     return array[window.top : window.top + window.height, window.left : window.left + window.width]
 
 
+def _rows_are_resized_first(image: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether every Pillow makes all rows shorter before it reduces their number.
+
+    From version 13 on the order is the other one where the height loses more than twice the pixels of the width.
+    """
+    return image.shape[0] - size[1] <= max(0, 2 * (image.shape[1] - size[0]))
+
+
 def _resize_window_with_pillow(
     image: np.ndarray, size: tuple[int, int], pillow_filter: Image.Resampling, window: Window
 ) -> np.ndarray:
     """Resizes only the rows and columns that the window needs.
 
-    Pillow resizes along the rows, rounds to bytes, then resizes along the columns. So the first pass may
-    leave out rows, and the second columns, without changing a bit. (Its `box` is float32, which changes some.)
+    Pillow changes the length of all rows, rounds to bytes, then changes their number. So the first pass may leave
+    out rows, and the second columns, without changing a bit. (Its `box` is rounded to float32, which does.)
     """
     height, (new_width, new_height) = image.shape[0], size
     scale = height / new_height

@@ -1,7 +1,7 @@
 """Class statistics of a labelled data set, in the file formats of the original projects.
 
-Rare class sampling (DAFormer, DIDA) reads three JSON files; RIPU and DWACA read a pickled pair of tables, which is read
-here with an unpickler that can make nothing but lists, dicts, texts and numbers.
+Rare class sampling (DAFormer, DIDA) reads three JSON files; RIPU and DWACA read a pickled pair of tables,
+which is read here with an unpickler that can make nothing but lists, dicts, texts and numbers.
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from data_loaders.parallel import ProgressLine, map_files
 from utils.class_spaces import IGNORE_LABEL, TABLE_SIZE
 from utils.errors import UserError
 
-_TRAIN_ID_MARK = "_labelTrainIds"  # the originals' converters put it into the names of the label files they write
+_TRAIN_ID_MARK = (
+    "_labelTrainIds"  # the originals' converters put it into the names of the label files they write
+)
 
 
 @dataclass(frozen=True, slots=True)
 class ImageClasses:
     """The classes of one image.
 
-    `pixels`: train id -> pixel count, ascending, without ignored pixels. `raw_order`: the same train ids in the order
-    of the raw ids, which is how RIPU's tables list them.
+    `pixels`: train id -> pixel count, ascending, without ignored pixels. `raw_order`: the same train ids in
+    the order of the raw ids, which is how RIPU's tables list them.
     """
 
     image: str
@@ -67,8 +69,8 @@ def total_pixels(images: Iterable[ImageClasses], num_classes: int) -> tuple[np.n
 def write_class_statistics(folder: Path, images: Sequence[ImageClasses]) -> list[Path]:
     """Writes sample_class_stats.json, sample_class_stats_dict.json and samples_with_class.json; returns their paths.
 
-    Same text as the converters released with DAFormer (Hoyer et al., CVPR 2022): sorted by label path, classes as
-    text keys, indent 2.
+    Same text as the converters released with DAFormer (Hoyer et al., CVPR 2022): sorted by label path,
+    classes as text keys, indent 2.
     """
     ordered = sorted(images, key=lambda image: image.label)
     statistics = [{**_text_keys(image.pixels), "file": image.label} for image in ordered]
@@ -99,12 +101,15 @@ def read_class_statistics(path: Path) -> dict[str, dict[int, int]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {
-            Path(name).stem.removesuffix(_TRAIN_ID_MARK): {int(train): int(count) for train, count in counts.items()}
+            Path(name).stem.removesuffix(_TRAIN_ID_MARK): {
+                int(train): int(count) for train, count in counts.items()
+            }
             for name, counts in content.items()
         }
     except OSError as error:
         raise UserError(
-            f"class statistics {file} cannot be read: {error.strerror}; prepare_data.py statistics writes them."
+            f"class statistics {file} cannot be read: {error.strerror}; prepare_data.py statistics writes "
+            "them."
         ) from None
     except (ValueError, AttributeError, TypeError):
         raise UserError(
@@ -149,11 +154,17 @@ def read_label_info(path: Path) -> LabelInfo:
     except OSError as error:
         raise UserError(f"label table {path} cannot be read: {error.strerror}.") from None
     except _ForbiddenError as error:
-        raise UserError(f"label table {path} is refused: it asks for {error}, a table of names needs none.") from None
+        raise UserError(
+            f"label table {path} is refused: it asks for {error}, a table of names needs none."
+        ) from None
     except Exception as error:  # a damaged pickle can raise anything
-        raise UserError(f"label table {path} is damaged or no pickle: {type(error).__name__} {error}.") from None
+        raise UserError(
+            f"label table {path} is damaged or no pickle: {type(error).__name__} {error}."
+        ) from None
     if not _is_label_info(content):
-        raise UserError(f"{path} is no label table: expected (list of lists of names, dict name -> train ids).")
+        raise UserError(
+            f"{path} is no label table: expected (list of lists of names, dict name -> train ids)."
+        )
     label_to_file, file_to_label = content
     return LabelInfo(label_to_file, file_to_label)
 
@@ -174,7 +185,10 @@ def _is_label_info(content: object) -> bool:
     return (
         isinstance(label_to_file, list)
         and isinstance(file_to_label, dict)
-        and all(isinstance(names, list) and all(isinstance(name, str) for name in names) for names in label_to_file)
+        and all(
+            isinstance(names, list) and all(isinstance(name, str) for name in names)
+            for names in label_to_file
+        )
         and all(
             isinstance(name, str)
             and isinstance(classes, list)
@@ -195,4 +209,6 @@ def _write(path: Path, content: bytes) -> None:
         temporary.write_bytes(content)
         temporary.replace(path)
     except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another folder with --output.") from None
+        raise UserError(
+            f"cannot write {path}: {error.strerror}; choose another folder with --output."
+        ) from None

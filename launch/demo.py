@@ -1,10 +1,12 @@
-"""The main job from nothing: demo city, source-only baseline, MRNet stage I, pseudo labels, rectified stage II, table, pictures.
+"""The main job from nothing: demo city, source-only baseline, MRNet stage I, pseudo labels, rectified stage
+II, table, pictures.
 
     make demo            about 10 minutes on two cores
     make demo-quick      the same path in about 2 minutes
     python launch/demo.py --seed 1 --run-dir demo/seed1
 
-Every training is two gloo processes under torchrun, or one process on a GPU if there is a usable one. Started again, it goes on
+Every training is two gloo processes under torchrun, or one process on a GPU if there is a usable one.
+Started again, it goes on
 where it was.
 """
 
@@ -45,17 +47,33 @@ QUICK = Plan((256, 128), 60, 20, (f"@{RECIPES / 'demo_quick.args'}",))
 
 def main() -> int:
     """Runs the whole demo; the first command that fails ends it with its exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--quick", action="store_true", help="few images and iterations: about 2 minutes")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the trainings; the city is always the same")
-    parser.add_argument("--run-dir", type=Path, default=Path("demo/full"), help="where data, runs and results go")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="seed of the trainings; the city is always the same"
+    )
+    parser.add_argument(
+        "--run-dir", type=Path, default=Path("demo/full"), help="where data, runs and results go"
+    )
     args = parser.parse_args()
     plan = QUICK if args.quick else FULL
     started = time.perf_counter()
     root = args.run_dir.resolve()
     data = root / "data"
     width, height = plan.size
-    run("prepare_data.py", "demo", data, "--size", f"{width},{height}", "--train", plan.train, "--val", plan.val)
+    run(
+        "prepare_data.py",
+        "demo",
+        data,
+        "--size",
+        f"{width},{height}",
+        "--train",
+        plan.train,
+        "--val",
+        plan.val,
+    )
 
     source, stage_one, stage_two = (root / name for name in ("source_only", "mrnet", "rectified"))
     common = ("--data-root", data, "--seed", args.seed, "--log-every", 10)
@@ -63,21 +81,38 @@ def main() -> int:
     train("train_ms.py", "demo_mrnet", plan, *common, "--snapshot-dir", stage_one)
     label = ("--restore-from", stage_one, "--target", "cityscapes", "--data-root", data)
     train("generate_plabel.py", None, plan, *label, "--snapshot-color")
-    train("train_ft.py", "demo_rectified", plan, *common, "--restore-from", stage_one, "--snapshot-dir", stage_two)
+    train(
+        "train_ft.py",
+        "demo_rectified",
+        plan,
+        *common,
+        "--restore-from",
+        stage_one,
+        "--snapshot-dir",
+        stage_two,
+    )
     results = ("--json", root / "scores.json", "--csv", root / "scores.csv")
     run("evaluate.py", source, stage_one, stage_two, "--target", "cityscapes", "--data-root", data, *results)
     pictures = write_comparison(
-        root / "pictures", data, {"source only": source, "MRNet stage I": stage_one, "rectified stage II": stage_two}
+        root / "pictures",
+        data,
+        {"source only": source, "MRNet stage I": stage_one, "rectified stage II": stage_two},
     )
     minutes = (time.perf_counter() - started) / 60
-    print(f"\nscores: {root / 'scores.json'} and scores.csv; pictures: {pictures[0].parent}; {minutes:.1f} minutes in all")
+    print(
+        f"\nscores: {root / 'scores.json'} and scores.csv; pictures: {pictures[0].parent}; {minutes:.1f} minutes in all"
+    )
     return 0
 
 
 def train(script: str, recipe: str | None, plan: Plan, *arguments: object) -> None:
     """Runs a script as two processes, or as one on a usable GPU."""
     recipes = [f"@{RECIPES / recipe}.args", *plan.overrides] if recipe else []
-    launcher = [] if torch.cuda.is_available() else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    launcher = (
+        []
+        if torch.cuda.is_available()
+        else ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    )
     run(script, *recipes, *arguments, launcher=launcher)
 
 

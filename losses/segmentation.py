@@ -108,19 +108,18 @@ def hard_label_threshold(pixel_loss: Tensor, percentile: float) -> Tensor:
         A scalar tensor on the same device and of the same type; nothing is copied to the host.
     """
     values = distributed.all_gather_concatenate(pixel_loss.detach().reshape(-1))
-    place = (values.numel() - 1) * percentile / 100
-    low = min(int(place), values.numel() - 1)
-    below, above = _order_statistics(values, low, min(low + 1, values.numel() - 1))
-    return torch.lerp(below, above, place - low)
-
-
-def _order_statistics(values: Tensor, low: int, high: int) -> tuple[Tensor, Tensor]:
-    """The values at two places of the sorted order, in the type of `values`, which may be reordered."""
-    if values.device.type == "cpu":
-        values.numpy().partition((low, high))  # torch.kthvalue finds one place at a time, half as fast
-        return values[low], values[high]
-    ordered = values.sort().values
-    return ordered[low], ordered[high]
+    last = values.numel() - 1
+    place = last * percentile / 100
+    low = min(int(place), last)
+    if (
+        values.device.type == "cpu"
+    ):  # numpy selects one place ten times faster than torch.kthvalue, or than two
+        values.numpy().partition(low)
+        above = values[min(low + 1, last) :].min()
+    else:
+        values = values.sort().values
+        above = values[min(low + 1, last)]
+    return torch.lerp(values[low], above, place - low)
 
 
 def _global_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:

@@ -13,8 +13,8 @@ from utils import apex_support
 def use_apex_group_norm(network: SegmentationNetwork) -> str:
     """Replaces the GroupNorm layers that apex's kernel serves; says how many.
 
-    The new layers hold the same parameters under the same names, so snapshots stay interchangeable. The kernel
-    takes channels-last maps; apex computes any other with torch.
+    The new layers hold the same parameters under the same names, so snapshots stay interchangeable. The
+    kernel takes channels-last maps; apex computes any other with torch.
 
     Raises:
         UserError: apex is absent, another package, or built without this kernel.

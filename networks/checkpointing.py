@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
@@ -23,6 +24,8 @@ def recomputed_in_backward(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), _copied_buffers(modules)
 
+    if torch.compiler.is_compiling():  # the compiler recomputes a graph without side effects
+        return checkpoint(run, x, use_reentrant=False)
     return checkpoint(run, x, use_reentrant=False, context_fn=contexts)
 
 

@@ -20,8 +20,8 @@ SUMMED_STD = 0.01  # of the single-head network's convolutions
 class HeadOptions:
     """Settings of a pyramid head.
 
-    head_channels: channels of each of the five branches. bottleneck_channels: of their fusion. drop_rate: share
-    of fused channels dropped before the classifier. dilations: of the 3x3 branches, in feature-map pixels.
+    head_channels: channels of each of the five branches. bottleneck_channels: of their fusion. drop_rate:
+    share of fused channels dropped before the classifier. dilations: of the 3x3 branches, in map pixels.
     """
 
     norm_style: NormStyle = "bn"

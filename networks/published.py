@@ -72,7 +72,7 @@ LAYOUTS = (
             names,
             *("patch_embed1.", "backbone.patch_embed1."),
             *("encoder.patch_embeddings.", "segformer.encoder.patch_embeddings."),
-            "layers.0.0.projection.",
+            *("layers.0.0.projection.", "backbone.layers.0.0.projection."),
         ),
         NOT_YET,
     ),

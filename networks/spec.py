@@ -52,7 +52,7 @@ class NetworkSpec:
 class SegmentationOutput:
     """Maps at network stride; callers upsample.
 
-    logits and auxiliary_logits: (N, num_classes, h, w). features: (N, channels, h, w), where a method uses them.
+    logits and auxiliary_logits: (N, num_classes, h, w). features: (N, channels, h, w), if a method has them.
     """
 
     logits: Tensor

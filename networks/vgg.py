@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from torch import nn
 
 from networks.normalization import caffe_normalization
@@ -26,10 +28,12 @@ def vgg16() -> Backbone:
     Source: the DeepLab-VGG16 that the MRNet authors' inference scripts can build.
     """
     layers: list[nn.Module] = []
+    starts = [0]  # of the units that activation checkpointing recomputes: a block up to its pool
     in_channels = 3
     for layer in LAYERS:
         if layer == "pool":
             layers.append(nn.MaxPool2d(2, stride=2))
+            starts.append(len(layers))
             continue
         channels, dilation = layer
         layers.append(nn.Conv2d(in_channels, channels, 3, padding=dilation, dilation=dilation))
@@ -37,5 +41,8 @@ def vgg16() -> Backbone:
         in_channels = channels
     features = nn.Sequential(*layers)
     initialize_convolutions(features)
-    stage = tuple((f"features.{index}",) for index in range(len(features)))
+    stage = tuple(
+        tuple(f"features.{index}" for index in range(start, end))
+        for start, end in pairwise([*starts, len(features)])
+    )
     return Backbone({"features": features}, (stage,), (in_channels,), caffe_normalization)

@@ -1,10 +1,11 @@
-"""The one training loop: accumulation, precision, clipping, schedules, logs, events, snapshots, stop signals, exact resume."""
+"""The one training loop: accumulation, precision, clipping, schedules, logs, events, snapshots, stop
+signals, exact resume."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class LoopSettings:
     save_every: int = 5000
     evaluate_every: int = 0  # 0: only at the end
     pictures_every: int = 0  # 0: none
-    precision: Precision = Precision("fp32")
+    precision: Precision = field(default_factory=lambda: Precision("fp32"))
     channels_last: bool = False
     batch_norm: str = "local"  # local, sync, frozen
     train_batch_norm_affine: bool = False
@@ -67,7 +68,8 @@ class Event:
 
 
 class Trainer:
-    """Base of all methods. A subclass builds its steps and says its learning rates and state; the loop does the rest.
+    """Base of all methods. A subclass builds its steps and says its learning rates and state; the loop does
+    the rest.
 
     Args:
         network: the segmentation network, on its device.
@@ -106,7 +108,9 @@ class Trainer:
         network.train()
         self.teacher = Teacher(network, decay=loop.ema_decay) if loop.ema_decay > 0 else None
         self.steps = self.build_steps()
-        self.modules = {step.name: distributed.wrap_data_parallel(step.module, world.device) for step in self.steps}
+        self.modules = {
+            step.name: distributed.wrap_data_parallel(step.module, world.device) for step in self.steps
+        }
         self.optimizers = {name: o for step in self.steps for name, o in step.optimizers.items()}
         self.scaler = loop.precision.scaler()
         self.meter = Meter()
@@ -114,7 +118,7 @@ class Trainer:
         self._waited_s = 0.0
         self._batches: Sequence[Batches] = ()
 
-    # --- what a method defines -------------------------------------------------------------------------------------
+    # what a method defines
 
     def build_steps(self) -> list[Step]:
         """Steps in the order in which they run within an iteration."""
@@ -132,7 +136,7 @@ class Trainer:
         """Scheduled events of the method, in order."""
         return []
 
-    # --- one iteration ---------------------------------------------------------------------------------------------
+    # one iteration
 
     def run_iteration(self, iteration: int, micro_batches: Sequence[Batches]) -> bool:
         """Runs every step on every micro-batch, then updates all optimizers once.
@@ -161,7 +165,7 @@ class Trainer:
                 self.meter.add(output.terms)
                 images = (name for batch in batches.values() for name in batch.names)
                 self.watch.add(step.name, iteration, output.terms, images)
-        if self.world.device.type == "cpu":  # on a GPU this would wait for the device; there it is checked before logs and saves
+        if self.world.device.type == "cpu":  # on a GPU it would wait for the device: before logs and saves there
             self.watch.check()
         stop = distributed.any_rank(stopping.requested() is not None, what=f"iteration {iteration}")
         self._update()
@@ -185,7 +189,7 @@ class Trainer:
         if self.teacher is not None:
             self.teacher.update(self.network)
 
-    # --- the run ---------------------------------------------------------------------------------------------------
+    # the run
 
     def fit(self) -> int:
         """Trains to `num_steps_stop`, or until a stop signal; returns the exit code 0 in both cases."""
@@ -219,7 +223,10 @@ class Trainer:
     def next_batches(self) -> list[Batches]:
         """This rank's micro-batches of the next update, on the device."""
         return [
-            {name: stream.next().to(self.world.device, non_blocking=True) for name, stream in self.streams.items()}
+            {
+                name: stream.next().to(self.world.device, non_blocking=True)
+                for name, stream in self.streams.items()
+            }
             for _ in range(self.loop.accumulation)
         ]
 
@@ -235,7 +242,11 @@ class Trainer:
             return
         logger.info("%s", progress.line(self.iteration, seconds, data_seconds=data_s, values=scalars))
         scalars |= {f"lr/{name}": rate for name, rate in self.learning_rates(self.iteration - 1).items()}
-        scalars |= {"time/seconds": seconds, "time/data_s": data_s, "memory/peak_gib": peak_memory_gib(self.world.device)}
+        scalars |= {
+            "time/seconds": seconds,
+            "time/data_s": data_s,
+            "memory/peak_gib": peak_memory_gib(self.world.device),
+        }
         if self.run is not None:
             self.run.log.scalars(self.iteration, scalars)
 
@@ -272,7 +283,7 @@ class Trainer:
         if self.world.is_main and self.run is not None:
             self.run.log.scalars(self.iteration, self.metrics)
 
-    # --- snapshots -------------------------------------------------------------------------------------------------
+    # snapshots
 
     def state(self) -> dict[str, Any]:
         """Everything a later process needs to continue bit for bit. Every rank must call it."""

@@ -138,7 +138,7 @@ def score_label_folder(
     matrix = _matrix(space, torch.device("cpu"), merge, invalid=None if merge is not None else invalid)
     tally = _Tally(matrix, len(files.items))
     for item, label, truth in prefetch(load, _own_part(files), num_workers):
-        tally.add(item, torch.from_numpy(label), torch.from_numpy(truth))
+        tally.add(item, torch.tensor(label), torch.from_numpy(truth))
     return tally.result(space, LABEL_PNGS, "nan")
 
 
@@ -198,6 +198,7 @@ def write_worst(
     Args:
         predict: gives the label map of an item at a (W, H) size, in the classes of the evaluation.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     palette = evaluation.space.palette
     read_truth = truth_reader(files, evaluation.space)
     items = {item.name: item for item in files.items}

@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import timedelta
 from itertools import islice
 from typing import TypeVar
 
@@ -22,6 +21,7 @@ from data_loaders.samples import planar
 from trainers.protocols import Protocol, Size
 from utils import distributed, maths
 from utils.errors import UserError
+from utils.logs import format_duration
 from utils.precision import Precision
 
 logger = logging.getLogger(__name__)
@@ -305,6 +305,4 @@ class ImageProgress:
         """For example "evaluation 120/500, 3.4 images/s, 0:01:51 left", after so many seconds."""
         rate = self.done * distributed.world_size() / max(seconds, 1e-9)
         left = (self.images - self.done) * seconds / max(self.done, 1)
-        return (
-            f"{self.what} {self.done}/{self.images}, {rate:.2f} images/s, {timedelta(seconds=int(left))} left"
-        )
+        return f"{self.what} {self.done}/{self.images}, {rate:.2f} images/s, {format_duration(left)} left"

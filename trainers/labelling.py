@@ -70,7 +70,7 @@ class LabelSource:
     """Where the labels come from: recorded in the manifest."""
 
     snapshot: Path
-    iteration: int
+    iteration: int | None
     command_line: str = ""
 
 
@@ -181,11 +181,10 @@ class _Writer:
         if "confidence" in paths:
             share = (prediction.confidence / self.passes * 255).round().clamp(0, 255).to(torch.uint8)
             write_label_png(self.folder / paths["confidence"], share.cpu().numpy())
+        (self.folder / paths["label"]).parent.mkdir(parents=True, exist_ok=True)
         if "uncertainty" in paths:
-            write_png(
-                self.folder / paths["uncertainty"],
-                heat_map(labelling_uncertainty(prediction.passes)[0].cpu().numpy()),
-            )
+            variance = labelling_uncertainty(prediction.passes)[0].cpu().numpy()
+            write_png(self.folder / paths["uncertainty"], heat_map(variance, low=0, high=1))
         write_label_png(self.folder / paths["label"], ids)
 
 
@@ -256,7 +255,7 @@ def _open_folder(files: FileList, folder: Path, settings: Mapping[str, Any]) -> 
         _write_json(folder / PARTIAL_MANIFEST, settings)
     else:
         _refuse_other_settings(folder, known, settings)
-    for leftover in folder.rglob(".*.part"):  # of a process that was killed while it wrote
+    for leftover in (*folder.rglob(".*.part"), *folder.rglob(".*.tmp")):  # of a process killed while it wrote
         leftover.unlink(missing_ok=True)
     return [index for index, path in enumerate(labels) if not path.is_file()]
 

@@ -69,11 +69,13 @@ def frozen(modules: Sequence[nn.Module]) -> Iterator[None]:
 class MemoryRegularizedStep(SupervisedStep):
     """The generator's backward: labelled losses, then the terms on the unlabelled target.
 
-    Source and target images go through the network one after the other: batch statistics must not mix the domains,
+    Source and target images go through the network one after the other: batch statistics must not mix the
+    domains,
     and the running ones see the source first.
 
     Args:
-        discriminators: (auxiliary, main); kept outside the module tree, since their parameters are not the generator's.
+        discriminators: (auxiliary, main); kept outside the module tree, since their parameters are not the
+            generator's.
     """
 
     settings: MemorySettings
@@ -104,7 +106,9 @@ class MemoryRegularizedStep(SupervisedStep):
         terms.update(target_terms)
         if target.label is not None:
             with torch.no_grad():
-                terms["loss/target_seg"] = weighted_cross_entropy(main, target.label, self.class_weights.weight)
+                terms["loss/target_seg"] = weighted_cross_entropy(
+                    main, target.label, self.class_weights.weight
+                )
         carried_now = {}
         if self.settings.adversarial:
             carried_now = self._discriminator_inputs(source_auxiliary, source_main, auxiliary, main)
@@ -128,7 +132,9 @@ class MemoryRegularizedStep(SupervisedStep):
                 entropy = confident_entropy(auxiliary, main, auxiliary_weight=settings.auxiliary_weight)
                 weighted["loss/entropy"] = (settings.lambda_me_target, entropy)
             if settings.lambda_kl_target > 0:
-                divergence = memory_regularization(auxiliary, main, auxiliary_weight=settings.auxiliary_weight)
+                divergence = memory_regularization(
+                    auxiliary, main, auxiliary_weight=settings.auxiliary_weight
+                )
                 weighted["loss/kl"] = (settings.lambda_kl_target, divergence)
         total = sum((weight * term for weight, term in weighted.values() if weight > 0), main.new_zeros(()))
         return total, {name: term for name, (_, term) in weighted.items()}
@@ -163,7 +169,9 @@ class DiscriminatorStep(StepModule):
 
     def forward(self, batches: Batches, carried: Mapping[str, Tensor], iteration: int) -> StepOutput:
         """Least-squares losses with the gradient penalty on the real side."""
-        loss_auxiliary, penalty_auxiliary = discriminator_loss(self.auxiliary, carried["fake_aux"], carried["real"])
+        loss_auxiliary, penalty_auxiliary = discriminator_loss(
+            self.auxiliary, carried["fake_aux"], carried["real"]
+        )
         loss_main, penalty_main = discriminator_loss(self.main, carried["fake_main"], carried["real"])
         terms = {
             "loss/D_aux": loss_auxiliary,

@@ -32,7 +32,8 @@ class Meter:
                 self._sums[name], self._counts[name] = value.clone(), 1
 
     def read(self) -> dict[str, float]:
-        """Means over ranks since the last reading, then starts anew. Every rank must call it with the same terms."""
+        """Means over ranks since the last reading, then starts anew. Every rank must call it with the same
+        terms."""
         means: dict[str, float] = {}
         if self._sums:
             names = sorted(self._sums)

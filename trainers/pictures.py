@@ -15,9 +15,11 @@ from utils.pictures import colorize, contact_sheet, heat_map
 
 @torch.no_grad()
 def training_pictures(network: SegmentationNetwork, batches: Batches) -> dict[str, np.ndarray]:
-    """One sheet per stream: the first image of the batch, its label if it has one, prediction and uncertainty.
+    """One sheet per stream: the first image of the batch, its label if it has one, prediction and
+    uncertainty.
 
-    The uncertainty is KL(main || auxiliary) where the network has two heads, else the entropy, in nats, scaled to its
+    The uncertainty is KL(main || auxiliary) where the network has two heads, else the entropy, in nats,
+    scaled to its
     maximum. The network is left in evaluation mode.
 
     Returns:

@@ -19,7 +19,8 @@ class RectifiedStep(MemoryRegularizedStep):
 
 
 class RectifiedTrainer(MemoryRegularizedTrainer):
-    """Fine-tunes on fixed pseudo labels; everything but the segmentation loss is the memory-regularised trainer's."""
+    """Fine-tunes on fixed pseudo labels; everything but the segmentation loss is the memory-regularised
+    trainer's."""
 
     step_class = RectifiedStep
     method = "rectified"

@@ -16,14 +16,16 @@ from trainers.base import Trainer
 from trainers.parameter_groups import segmentation_parameter_groups
 from trainers.steps import Batches, Step, StepModule, StepOutput, detached
 from utils.maths import upsample
-from utils.optimizers import build_sgd
+from utils.optimizers import build_adam, build_sgd
 from utils.schedules import polynomial_with_warm_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SupervisedSettings:
-    """Settings of the segmentation losses and of the generator's optimiser (published defaults: methods' README table)."""
+    """Settings of the segmentation losses and of the generator's optimiser (published defaults: methods'
+    README table)."""
 
+    optimizer: str = "sgd"  # or adamw
     learning_rate: float = 2.5e-4  # backbone; heads get 10 times as much
     momentum: float = 0.9
     weight_decay: float = 5e-4
@@ -131,14 +133,25 @@ class SupervisedTrainer(Trainer):
     def segmentation_step(self, module: StepModule) -> Step:
         """The step that owns the segmentation network and its SGD optimiser."""
         settings = self.settings
-        optimizer = build_sgd(
-            segmentation_parameter_groups(self.network, quirks=settings.quirks),
-            lr=settings.learning_rate,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            nesterov=True,
-            implementation=settings.fused_optimizer,
-        )
+        if settings.optimizer == "adamw":
+            groups = segmentation_parameter_groups(self.network, quirks="fixed")
+            optimizer = build_adam(
+                groups,
+                lr=settings.learning_rate,
+                betas=(0.9, 0.999),
+                weight_decay=settings.weight_decay,
+                decoupled=True,
+                implementation=settings.fused_optimizer,
+            )
+        else:
+            optimizer = build_sgd(
+                segmentation_parameter_groups(self.network, quirks=settings.quirks),
+                lr=settings.learning_rate,
+                momentum=settings.momentum,
+                weight_decay=settings.weight_decay,
+                nesterov=True,
+                implementation=settings.fused_optimizer,
+            )
         return Step("segmentation", module, {"segmentation": optimizer}, settings.max_grad_norm)
 
     def learning_rates(self, iteration: int) -> dict[str, float]:

@@ -14,10 +14,13 @@ _LONGEST_MEMORY = 1000  # iterations whose image names are kept for the message
 
 
 class FiniteWatch:
-    """Remembers, on the device, where each step's terms were first not finite; `check` reads it and stops all ranks."""
+    """Remembers, on the device, where each step's terms were first not finite; `check` reads it and stops
+    all ranks."""
 
     def __init__(self) -> None:
-        self._found: dict[str, Tensor] = {}  # step and term names -> (iteration, term number), -1 while all is well
+        self._found: dict[
+            str, Tensor
+        ] = {}  # step and term names -> (iteration, term number), -1 while all is well
         self._names: dict[str, tuple[str, ...]] = {}
         self._images: dict[int, tuple[str, ...]] = {}
 

@@ -1,4 +1,5 @@
-"""From parsed arguments to what a trainer takes: files, streams, network, run folder. The one module that sees `args`."""
+"""From parsed arguments to what a trainer takes: files, streams, network, run folder. The one module that
+sees `args`."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ Arguments = argparse.Namespace
 
 @dataclass(frozen=True, slots=True)
 class Domains:
-    """Files of one training run; `target` is empty for supervised training, `evaluation` where no labels are found."""
+    """Files of one training run; `target` is empty for supervised training, `evaluation` where no labels are
+    found."""
 
     space: ClassSpace
     source: FileList | None
@@ -90,7 +92,14 @@ def find_domains(args: Arguments, *, source: bool, target: bool) -> Domains:
     for role in ("source", "target", "evaluation"):
         found = getattr(files, role)
         if found is not None:
-            logger.info("%s: %d images of %s %s in %s", role, len(found.items), found.description.name, found.split, found.root)
+            logger.info(
+                "%s: %d images of %s %s in %s",
+                role,
+                len(found.items),
+                found.description.name,
+                found.split,
+                found.root,
+            )
     return files
 
 
@@ -153,7 +162,9 @@ def labelled_dataset(
         return SegmentationDataset(
             files, transform=transform, pseudo_label_root=pseudo_label_root, num_classes=space.num_classes
         )
-    return SegmentationDataset(files, transform=transform, label_table=files.description.label_table(space.name))
+    return SegmentationDataset(
+        files, transform=transform, label_table=files.description.label_table(space.name)
+    )
 
 
 def unlabelled_dataset(args: Arguments, files: FileList) -> SegmentationDataset:
@@ -176,7 +187,11 @@ def find_pseudo_labels(args: Arguments, domains: Domains) -> Path:
     files = domains.target
     folder = args.pseudo_label_dir or _default_pseudo_labels(args, files)
     folder, manifest = check_pseudo_labels(folder, files, domains.space.name)
-    made = "of unknown origin" if manifest is None else f"threshold {manifest['threshold']:g}, snapshot {manifest['snapshot']}"
+    made = (
+        "of unknown origin"
+        if manifest is None
+        else f"threshold {manifest['threshold']:g}, snapshot {manifest['snapshot']}"
+    )
     logger.info(
         "pseudo labels: %s (%s); colour augmentation %s", folder, made, "on" if args.autoaug else "off"
     )
@@ -191,7 +206,9 @@ def _default_pseudo_labels(args: Arguments, files: FileList) -> Path:
     found = sorted(path for path in plain.parent.glob(f"{plain.name}*") if path.is_dir())
     if len(found) > 1:
         names = ", ".join(path.name for path in found)
-        raise UserError(f"{plain.parent} holds several sets of pseudo labels ({names}); choose one by --pseudo-label-dir")
+        raise UserError(
+            f"{plain.parent} holds several sets of pseudo labels ({names}); choose one by --pseudo-label-dir"
+        )
     return found[0] if found else plain
 
 
@@ -230,7 +247,11 @@ def build_network(args: Arguments, space: ClassSpace, world: World) -> Segmentat
     Raises:
         UserError: weights that are missing, damaged, of another architecture or class count.
     """
-    options: dict[str, Any] = {"drop_rate": args.droprate, "norm_style": args.norm_style, "use_se": args.use_se}
+    options: dict[str, Any] = {
+        "drop_rate": args.droprate,
+        "norm_style": args.norm_style,
+        "use_se": args.use_se,
+    }
     options |= {"head_channels": args.head_channels, "bottleneck_channels": args.bottleneck_channels}
     options["output_stride"] = args.output_stride
     spec = NetworkSpec(args.network, args.backbone, space.num_classes, space.name, options)
@@ -308,11 +329,19 @@ class _Evaluator:
     precision: precision.Precision
 
     def __call__(self, network: SegmentationNetwork) -> dict[str, float]:
-        result = evaluate(network, self.files, self.protocol, self.space, world=self.world, precision=self.precision)
-        logger.info(
-            "target %s: mIoU %.2f of %d images (%s)", self.files.split, result.scores.miou, result.images, result.protocol
+        result = evaluate(
+            network, self.files, self.protocol, self.space, world=self.world, precision=self.precision
         )
-        return {name: value for name, value in result.scalars().items() if not math.isnan(value)}  # absent classes
+        logger.info(
+            "target %s: mIoU %.2f of %d images (%s)",
+            self.files.split,
+            result.scores.miou,
+            result.images,
+            result.protocol,
+        )
+        return {
+            name: value for name, value in result.scalars().items() if not math.isnan(value)
+        }  # absent classes
 
 
 @contextmanager

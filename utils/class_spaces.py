@@ -1,8 +1,9 @@
 """Class names, colours and subsets, and how the predictions of one set of classes are merged into another.
 
-A *class space* is the list of classes a network predicts: train ids 0..C-1 index into it, 255 is ignored. This is the
-only place that knows names and palettes; data descriptions (data_loaders/descriptions) only say how raw label ids
-become train ids of a space. A description file of the user's own may add a space with `register_class_space`.
+A *class space* is the list of classes a network predicts: train ids 0..C-1 index into it, 255 is ignored.
+This is the only place that knows names and palettes; data descriptions (data_loaders/descriptions) only say
+how raw label ids become train ids of a space. A description file of the user's own may add a space with
+`register_class_space`.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ Color = tuple[int, int, int]
 class ClassSpace:
     """The classes of a network's output, in the order of its train ids.
 
-    `palette` holds one RGB colour per class; `subsets` names groups of train ids over which a second mean is reported.
+    `palette` holds one RGB colour per class; `subsets` names groups of train ids over which a second mean is
+    reported.
     """
 
     name: str
@@ -137,8 +139,8 @@ _spaces: dict[str, ClassSpace] = {
 }
 CLASS_SPACES: Mapping[str, ClassSpace] = MappingProxyType(_spaces)
 
-# (source space, target space) -> for each source train id the target train id. 255: the target does not know the
-# class, so such a prediction is right nowhere.
+# (source space, target space) -> for each source train id the target train id. 255: the target does not know
+# the class, so such a prediction is right nowhere.
 _merges: dict[tuple[str, str], tuple[int, ...]] = {
     ("cityscapes19", "synthia16"): (0, 1, 2, 3, 4, 5, 6, 7, 8, 255, 9, 10, 11, 12, 255, 13, 255, 14, 15),
     ("synthia16", "cityscapes19"): _SYNTHIA_CLASSES,
@@ -174,7 +176,8 @@ def register_class_space(space: ClassSpace, merges: Mapping[str, Sequence[int]] 
     Registering the same space again changes nothing.
 
     Raises:
-        UserError: the name is taken by another space, names and colours differ in number, or a merge does not fit.
+        UserError: the name is taken by another space, names and colours differ in number, or a merge does not
+        fit.
     """
     known = _spaces.get(space.name)
     if known is not None and known != space:
@@ -187,7 +190,8 @@ def register_class_space(space: ClassSpace, merges: Mapping[str, Sequence[int]] 
         )
     if len(space.palette) != space.num_classes:
         raise UserError(
-            f"class space {space.name!r} has {space.num_classes} class names but {len(space.palette)} colours in palette."
+            f"class space {space.name!r} has {space.num_classes} class names but {len(space.palette)} "
+            "colours in palette."
         )
     for name, members in space.subsets.items():
         if not all(0 <= member < space.num_classes for member in members):
@@ -213,9 +217,9 @@ def _check_merge(source: ClassSpace, target: ClassSpace, ids: Sequence[int]) -> 
 def merge_table(source: str, target: str) -> np.ndarray:
     """(256,) uint8 table from train ids of `source` to train ids of `target`; every other entry is 255.
 
-    Equal names give the identity on the space's classes. Meant for *predictions* in a cross-dataset evaluation, and
-    for labels of a set whose raw ids have no table of their own for `target`. A merge that is not listed goes through
-    cityscapes19 where both halves exist.
+    Equal names give the identity on the space's classes. Meant for *predictions* in a cross-dataset
+    evaluation, and for labels of a set whose raw ids have no table of their own for `target`. A merge that is
+    not listed goes through cityscapes19 where both halves exist.
 
     Raises:
         UserError: an unknown name, or no merge between the two.

@@ -24,7 +24,7 @@ class FolderLock:
     """Keeps a second run out of a folder, also from other machines where the file system passes locks on.
 
     The lock ends with the process however it dies; the file keeps its host and process id for messages. Where
-    the file system has no locks, that text decides: a dead process of this machine no longer holds the folder.
+    the file system has no locks, that text decides: a dead process of this machine holds nothing.
     """
 
     def __init__(self, path: Path) -> None:

@@ -149,9 +149,10 @@ def build_adam(
     betas: tuple[float, float],
     eps: float = 1e-8,
     weight_decay: float = 0.0,
+    decoupled: bool = False,
     implementation: Implementation = "torch",
 ) -> torch.optim.Optimizer:
-    """Adam; weight decay is added to the gradient. `implementation` as for `build_sgd`.
+    """Adam, or AdamW if the weight decay is decoupled from the gradient. `implementation` as for `build_sgd`.
 
     Raises:
         UserError: "apex" where it is missing or has no fused optimizers.
@@ -162,8 +163,9 @@ def build_adam(
         apex_support.require("fused_optimizer")
         from apex.optimizers import FusedAdam
 
-        return FusedAdam(groups, adam_w_mode=False, **settings)
-    return torch.optim.Adam(groups, **settings, **_kernels(groups, implementation))
+        return FusedAdam(groups, adam_w_mode=decoupled, **settings)
+    kind = torch.optim.AdamW if decoupled else torch.optim.Adam
+    return kind(groups, **settings, **_kernels(groups, implementation))
 
 
 def _kernels(groups: Sequence[Tensor] | Sequence[ParameterGroup], implementation: str) -> dict[str, bool]:

@@ -54,7 +54,7 @@ def overlay(image: np.ndarray, colors: np.ndarray, alpha: float = 0.5) -> np.nda
 
 
 def error_map(prediction: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """(H, W, 3): grey where the (H, W) prediction equals the label, red where not, black where it is ignored."""
+    """(H, W, 3): grey where an (H, W) prediction equals the label, red where not, black where ignored."""
     colours = np.where((prediction == label)[..., None], np.uint8(CORRECT), np.uint8(WRONG))
     colours[label == IGNORE_LABEL] = BLACK
     return colours

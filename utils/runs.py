@@ -201,7 +201,7 @@ def _compare(
 ) -> dict[str, list[Any]]:
     """Name -> [folder's value, new value] of the harmless differences.
 
-    An argument that only one side knows came or went with another version of the program; it is no difference.
+    An argument that only one side knows belongs to another version of the program; it is no difference.
 
     Raises:
         UserError: a difference that would change what the run computes.

@@ -1,4 +1,4 @@
-"""From painted buffers to a picture: surface texture, clouds, haze, and what a domain's camera makes of the light."""
+"""From painted buffers to a picture: surface texture, clouds, haze, and what the camera makes of it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,8 @@ _TEXTURE = {  # contrast of the texture by painted id; 0 for the rest
     Id.STATIC: 0.08,
     Id.DYNAMIC: 0.08,
 }
-_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+_GROUND = np.isin(np.arange(256), (Id.ROAD, Id.LANE_MARKING, Id.SIDEWALK, Id.TERRAIN))
+_LUMA = (0.299, 0.587, 0.114)  # shares of red, green, blue in the brightness
 
 
 def render(rng: np.random.Generator, canvas: Canvas, look: Look) -> np.ndarray:
@@ -61,31 +62,41 @@ def _add_texture(rng: np.random.Generator, light: np.ndarray, canvas: Canvas, re
     unit = shape[1] / 512 * rendering.grain  # details keep their size relative to the image
     noise = 0.6 * _smooth_noise(rng, shape, 2.0 * unit) + 0.55 * _smooth_noise(rng, shape, 5.0 * unit)
     noise += 0.4 * _smooth_noise(rng, shape, 14.0 * unit)
-    ground, slabs = _ground_noise(rng, canvas.camera, shape, rendering.grain)
-    flat = np.isin(canvas.label, (Id.ROAD, Id.LANE_MARKING, Id.SIDEWALK, Id.TERRAIN, Id.PARKING))
-    noise[flat] = ground[flat]
+    first = int(
+        np.clip(canvas.camera.horizon * SUPERSAMPLING, 0, shape[0] - 1)
+    )  # the ground is below this row
+    ground, slabs = _ground_noise(rng, canvas.camera, first, shape, rendering.grain)
+    lower = canvas.label[first:]
+    noise[first:] = np.where(_GROUND[lower], ground, noise[first:])
     contrast = np.zeros(256, dtype=np.float32)
     for label, share in _TEXTURE.items():
         contrast[label] = share * rendering.texture
     factor = 1 + contrast[canvas.label] * np.clip(noise, -2.2, 2.2)
-    factor -= slabs * (canvas.label == Id.SIDEWALK)
+    factor[first:] -= slabs * (lower == Id.SIDEWALK)
     light *= np.maximum(factor, 0.2)[..., None]
 
 
 def _ground_noise(
-    rng: np.random.Generator, camera: Camera, shape: tuple[int, int], grain: float
+    rng: np.random.Generator, camera: Camera, first: int, shape: tuple[int, int], grain: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Texture of the ground seen in perspective, and the darkening (0 to 0.2) of the joints between paving slabs."""
-    columns, rows = np.meshgrid(np.arange(shape[1], dtype=np.float32), np.arange(shape[0], dtype=np.float32))
-    x, z = camera.ground((rows - 0.5) / SUPERSAMPLING, (columns - 0.5) / SUPERSAMPLING)
+    """Texture of the ground in perspective, and the darkening (0 to 0.2) of joints between paving slabs.
+
+    Both are for the rows from `first` down.
+    """
+    rows = np.arange(first, shape[0], dtype=np.float32)[:, None]
+    x, z = camera.ground(
+        (rows - 0.5) / SUPERSAMPLING, (np.arange(shape[1], dtype=np.float32) - 0.5) / SUPERSAMPLING
+    )
     tile = rng.standard_normal((_TILE, _TILE), dtype=np.float32)
     tile = 0.6 * tile + 1.6 * cv2.GaussianBlur(tile, (0, 0), 2, borderType=cv2.BORDER_REFLECT)
     tile += 3.0 * cv2.GaussianBlur(tile, (0, 0), 7, borderType=cv2.BORDER_REFLECT)
     scale = _GROUND_DETAIL / grain
     fine = cv2.remap(tile, x * scale, z * scale, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     coarse = cv2.remap(tile, x * 1.3, z * 1.3, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
-    near = np.exp(-z / 14)
-    joint = (np.abs((x / 0.8) % 1 - 0.5) > 0.45) | (np.abs((z / 0.8) % 1 - 0.5) > 0.45)
+    near = np.exp(-z[:, :1] / 14)
+    across = z[:, :1] / 0.8 % 1 < 0.1
+    along = x / 0.8
+    joint = (along - np.floor(along) < 0.1) | across
     return fine * near + 0.8 * coarse, 0.2 * joint * near
 
 
@@ -95,12 +106,15 @@ def _paint_sky(
     """Replaces the flat sky by a gradient with clouds."""
     height, width = canvas.label.shape
     sky = canvas.label == Id.SKY
-    sky |= (canvas.label == Id.OUT_OF_ROI) & (canvas.depth > 399)
-    rise = np.linspace(0, 1, height, dtype=np.float32) * height / max(canvas.camera.horizon * SUPERSAMPLING, 1)
+    rise = (
+        np.linspace(0, 1, height, dtype=np.float32) * height / max(canvas.camera.horizon * SUPERSAMPLING, 1)
+    )
     rise = np.clip(rise, 0, 1)[:, None, None]
     colour = (1 - rise) * np.float32(materials.sky_top) + rise * np.float32(materials.sky_low)
     shape = (height // 2 + 1, width // 4 + 1)  # clouds are wider than high
-    field = sum(_smooth_noise(rng, shape, cell * width / 512) / share for cell, share in ((40, 1), (16, 2), (6, 4)))
+    field = sum(
+        _smooth_noise(rng, shape, cell * width / 512) / share for cell, share in ((40, 1), (16, 2), (6, 4))
+    )
     cover = np.quantile(field, 1 - within(rng, rendering.clouds))
     cloud = np.clip((cv2.resize(field, (width, height)) - cover) * 1.1, 0, 1)[..., None] * 0.9
     sheen = np.float32(materials.cloud) * (0.9 + 0.1 * (1 - rise))
@@ -112,8 +126,7 @@ def _add_haze(light: np.ndarray, canvas: Canvas, rendering: Rendering, distance:
     height = canvas.label.shape[0]
     rows = np.arange(height, dtype=np.float32)[:, None]
     _, ground = canvas.camera.ground((rows - 0.5) / SUPERSAMPLING, np.zeros_like(rows))
-    flat = np.isin(canvas.label, (Id.ROAD, Id.LANE_MARKING, Id.SIDEWALK, Id.TERRAIN, Id.PARKING))
-    depth = np.where(flat, ground, canvas.depth)
+    depth = np.where(_GROUND[canvas.label], ground, canvas.depth)
     left = np.exp(-depth / distance)
     left[canvas.depth > 399] = 1.0
     light *= left[..., None]
@@ -130,7 +143,8 @@ def _expose(rng: np.random.Generator, picture: np.ndarray, rendering: Rendering)
     rows, columns = np.linspace(-1, 1, height), np.linspace(-1, 1, width)
     radius = (rows[:, None] ** 2 + columns[None] ** 2) / 2
     picture *= np.float32(1 - rendering.vignette * radius)[..., None]
-    grey = (picture @ _LUMA)[..., None]
+    red, green, blue = _LUMA
+    grey = (red * picture[..., 0] + green * picture[..., 1] + blue * picture[..., 2])[..., None]
     picture = grey + within(rng, rendering.saturation) * (picture - grey)
     return 118 + within(rng, rendering.contrast) * (picture - 118)
 

@@ -9,11 +9,15 @@ import numpy as np
 from data_loaders.demo_city.buildings import Facade
 from data_loaders.demo_city.canvas import Canvas, Colour, tint
 from data_loaders.demo_city.ids import Id
+from data_loaders.demo_city.solids import cast_wall_shadow
 
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """A wall (solid) or a fence (bars that show what is behind) between z0 and z1; `sign` is the side of the street."""
+    """A wall (solid) or a fence (bars that show what is behind) between z0 and z1.
+
+    `sign` is the side of the street.
+    """
 
     x: float
     z0: float
@@ -30,33 +34,34 @@ class Barrier:
 
     def shadow(self, canvas: Canvas) -> None:
         """The ground behind or before it."""
-        dx, dz = canvas.light.shadow_offset(self.height)
-        base = np.array([[self.x, 0, self.z0], [self.x, 0, self.z1]])
-        canvas.cast(np.concatenate([base, (base + [dx, 0, dz])[::-1]]), 110 if self.fence else 255)
+        strength = 110 if self.fence else 255
+        cast_wall_shadow(canvas, self.x, self.z0, self.z1, self.height, strength)
 
     def draw(self, canvas: Canvas) -> None:
         """Paints it in pieces of a few metres, far first, so that it follows a bent street."""
         edges = np.arange(max(self.z0, 2.0), self.z1 + 1e-6, 3.0)
         for z0 in edges[::-1]:
             z1 = min(z0 + 3.0, self.z1)
-            if z1 - z0 > 0.2:
-                piece = Facade(np.array([self.x, 0.0, z0]), np.array([0.0, 0.0, 1.0]), z1 - z0, self.height)
+            if z1 - z0 > 0.2 and canvas.in_view(self.x, z1, 1.0):
+                piece = Facade((self.x, 0.0, float(z0)), (0.0, 0.0, 1.0), z1 - z0, self.height)
                 self._draw_fence(canvas, piece) if self.fence else self._draw_wall(canvas, piece)
 
     def _draw_wall(self, canvas: Canvas, piece: Facade) -> None:
-        shade = canvas.light.face(np.array([-float(self.sign), 0.0, 0.0]))
+        shade = canvas.light.face(-float(self.sign), 0.0, 0.0)
         canvas.surface(piece.quad(0, piece.length, 0, self.height), tint(self.colour, shade), Id.WALL)
         rows = np.arange(self.spacing, self.height - 0.1, self.spacing)
         joint = tint(self.colour, 0.82 * shade)
         whole = np.full_like(rows, piece.length)
         canvas.paint_many(piece.quads(0 * rows, whole, rows, rows + 0.05), joint)
         canvas.paint(piece.quad(0, 0.3, 0, self.height), tint(self.colour, 0.9 * shade))
-        canvas.paint(piece.quad(0, piece.length, self.height - 0.16, self.height), tint(self.colour, 1.2 * shade))
+        canvas.paint(
+            piece.quad(0, piece.length, self.height - 0.16, self.height), tint(self.colour, 1.2 * shade)
+        )
 
     def _draw_fence(self, canvas: Canvas, piece: Facade) -> None:
-        colour = tint(self.colour, canvas.light.face(np.array([-float(self.sign), 0.0, 0.0])))
+        colour = tint(self.colour, canvas.light.face(-float(self.sign), 0.0, 0.0))
         canvas.mark(piece.quad(0, piece.length, 0, self.height), Id.FENCE)
-        width = 0.045 if self.z0 < 40 else 0.08
+        width = 0.045
         for y in (0.18, self.height - 0.1):
             canvas.paint(piece.quad(0, piece.length, y - 0.04, y + 0.05), colour)
         a = np.arange(0.0, piece.length, self.spacing)

@@ -8,9 +8,12 @@ import numpy as np
 
 from data_loaders.demo_city.canvas import Canvas, Colour, tint
 from data_loaders.demo_city.ids import Id
+from data_loaders.demo_city.solids import cast_wall_shadow
 
 FLOOR = 3.1  # m
 _GROUND_FLOOR = 3.7  # m
+Point = tuple[float, float, float]
+
 _GLASS = (74.0, 88.0, 104.0)
 _BRIGHT_GLASS = (150.0, 168.0, 184.0)
 
@@ -19,20 +22,27 @@ _BRIGHT_GLASS = (150.0, 168.0, 184.0)
 class Facade:
     """An upright rectangle from `start` along the horizontal unit vector `along`, seen from the outside."""
 
-    start: np.ndarray  # (3,)
-    along: np.ndarray  # (3,)
+    start: Point
+    along: Point
     length: float
     height: float
 
     def quads(self, a0: np.ndarray, a1: np.ndarray, y0: np.ndarray, y1: np.ndarray) -> np.ndarray:
         """(K, 4, 3) rectangles on the facade, a in metres along it and y above the ground."""
-        corners = [(a0, y0), (a1, y0), (a1, y1), (a0, y1)]
-        up = np.array([0.0, 1.0, 0.0])
-        return np.stack([self.start + a[:, None] * self.along + y[:, None] * up for a, y in corners], axis=1)
+        quads = np.empty((len(a0), 4, 3))
+        for axis in (0, 2):
+            quads[:, ::3, axis] = (self.start[axis] + a0 * self.along[axis])[:, None]
+            quads[:, 1:3, axis] = (self.start[axis] + a1 * self.along[axis])[:, None]
+        quads[:, :2, 1] = y0[:, None]
+        quads[:, 2:, 1] = y1[:, None]
+        return quads
 
     def quad(self, a0: float, a1: float, y0: float, y1: float) -> np.ndarray:
         """(4, 3) one rectangle on the facade."""
-        return self.quads(*(np.array([v]) for v in (a0, a1, y0, y1)))[0]
+        (x, _, z), (dx, _, dz) = self.start, self.along
+        near, far = (x + a0 * dx, z + a0 * dz), (x + a1 * dx, z + a1 * dz)
+        corners = [(near[0], y0, near[1]), (far[0], y0, far[1]), (far[0], y1, far[1]), (near[0], y1, near[1])]
+        return np.array(corners)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,20 +71,20 @@ class Building:
 
     def shadow(self, canvas: Canvas) -> None:
         """The house keeps the sun off the ground."""
-        dx, dz = canvas.light.shadow_offset(self.height)
-        base = np.array([[self.x, 0, self.z0], [self.x, 0, self.z1]])
-        canvas.cast(np.concatenate([base, (base + [dx, 0, dz])[::-1]]))
+        cast_wall_shadow(canvas, self.x, self.z0, self.z1, self.height)
 
     def draw(self, canvas: Canvas) -> None:
         """Paints the near side wall, the roof and the street front."""
+        if not canvas.in_view(self.x, self.z1, 12.0):
+            return
         depth = 12.0
         rng = np.random.default_rng(self.seed)
-        gable = Facade(np.array([self.x, 0.0, self.z0]), np.array([float(self.sign), 0.0, 0.0]), depth, self.height)
-        self._draw_facade(canvas, gable, np.array([0.0, 0.0, -1.0]), rng, front=False)
+        gable = Facade((self.x, 0.0, self.z0), (float(self.sign), 0.0, 0.0), depth, self.height)
+        self._draw_facade(canvas, gable, canvas.light.face(0.0, 0.0, -1.0), rng, front=False)
         self._draw_roof(canvas)
         length = self.z1 - self.z0
-        front = Facade(np.array([self.x, 0.0, self.z0]), np.array([0.0, 0.0, 1.0]), length, self.height)
-        self._draw_facade(canvas, front, np.array([-float(self.sign), 0.0, 0.0]), rng, front=True)
+        front = Facade((self.x, 0.0, self.z0), (0.0, 0.0, 1.0), length, self.height)
+        self._draw_facade(canvas, front, canvas.light.face(-self.sign, 0.0, 0.0), rng, front=True)
 
     def _draw_roof(self, canvas: Canvas) -> None:
         back = self.x + self.sign * 4.0
@@ -85,21 +95,25 @@ class Building:
             [back, top, self.z1],
             [back, top, self.z0],
         ]
-        normal = np.array([-self.sign * 0.6, 0.8, 0.0])
-        canvas.surface(np.array(roof), tint(self.roof, canvas.light.face(normal)), Id.BUILDING)
-        gable = [[self.x, self.height, self.z0], [back, top, self.z0], [back + self.sign * 4.0, self.height, self.z0]]
-        shade = canvas.light.face(np.array([0.0, 0.0, -1.0]))
+        canvas.surface(
+            np.array(roof), tint(self.roof, canvas.light.face(-0.6 * self.sign, 0.8, 0.0)), Id.BUILDING
+        )
+        gable = [
+            [self.x, self.height, self.z0],
+            [back, top, self.z0],
+            [back + self.sign * 4.0, self.height, self.z0],
+        ]
+        shade = canvas.light.face(0.0, 0.0, -1.0)
         canvas.surface(np.array(gable), tint(self.colour, 0.95 * shade), Id.BUILDING)
 
     def _draw_facade(
-        self, canvas: Canvas, facade: Facade, normal: np.ndarray, rng: np.random.Generator, *, front: bool
+        self, canvas: Canvas, facade: Facade, shade: float, rng: np.random.Generator, *, front: bool
     ) -> None:
-        shade = canvas.light.face(normal)
         canvas.surface(facade.quad(0, facade.length, 0, facade.height), tint(self.colour, shade), Id.BUILDING)
         canvas.paint(facade.quad(0, facade.length, 0, 0.5), tint(self.colour, 0.72 * shade))
         ledge = facade.quad(0, facade.length, facade.height - 0.45, facade.height)
         canvas.paint(ledge, tint(self.colour, 1.16 * shade))
-        if self.z0 > 110 or (not front and facade.start[2] > 60):
+        if canvas.scale(self.z0) < (1.8 if front else 4.0):
             return
         self._draw_windows(canvas, facade, shade, rng)
         if front:
@@ -114,27 +128,32 @@ class Building:
         centre = (np.arange(bays) + 0.5) * pitch
         sill = _GROUND_FLOOR + FLOOR * np.arange(self.floors - 1) + 0.75
         a, y = (grid.ravel() for grid in np.meshgrid(centre, sill))
-        if self.style in (1, 3) and self.z0 < 70:
+        if self.style in (1, 3) and canvas.scale(self.z0) > 4:
             frames = facade.quads(a - half - 0.14, a + half + 0.14, y - 0.14, y + 1.74)
             canvas.paint_many(frames, tint(self.colour, 1.3 * shade))
         panes = facade.quads(a - half, a + half, y, y + 1.6)
         bright = rng.random(len(panes)) < 0.3
         canvas.paint_many(panes[~bright], tint(_GLASS, 0.5 + 0.5 * shade))
         canvas.paint_many(panes[bright], tint(_BRIGHT_GLASS, 0.5 + 0.5 * shade))
-        if self.z0 < 45:
+        if canvas.scale(self.z0) > 9:
             bars = facade.quads(a - 0.05, a + 0.05, y, y + 1.6)
             canvas.paint_many(bars, tint(self.colour, 1.15 * shade))
-        if self.style == 3 and self.z0 < 60:
+        if self.style == 3 and canvas.scale(self.z0) > 4:
             rails = facade.quads(a - half - 0.3, a + half + 0.3, y - 0.5, y + 0.35)
             canvas.paint_many(rails[::2], tint(self.roof, 0.9 * shade))
 
-    def _draw_ground_floor(self, canvas: Canvas, facade: Facade, shade: float, rng: np.random.Generator) -> None:
+    def _draw_ground_floor(
+        self, canvas: Canvas, facade: Facade, shade: float, rng: np.random.Generator
+    ) -> None:
         if self.shop is not None:
             windows = max(int(facade.length / 3.5), 1)
             pitch = facade.length / windows
             start = np.arange(windows) * pitch
             low = np.full(windows, 0.5)
-            canvas.paint_many(facade.quads(start + 0.3, start + pitch - 0.3, low, low + 2.1), tint(_GLASS, 0.4 + 0.5 * shade))
+            canvas.paint_many(
+                facade.quads(start + 0.3, start + pitch - 0.3, low, low + 2.1),
+                tint(_GLASS, 0.4 + 0.5 * shade),
+            )
             lit = facade.quads(start + 0.6, start + 0.45 * pitch, low + 0.4, low + 1.5)
             canvas.paint_many(lit, tint((196.0, 178.0, 140.0), 0.4 + 0.4 * shade))
             canvas.paint(facade.quad(0.2, facade.length - 0.2, 2.8, 3.4), tint(self.shop, shade))
@@ -168,8 +187,8 @@ class EndBuilding:
 
     def draw(self, canvas: Canvas) -> None:
         """Paints the front and its rows of windows."""
-        facade = Facade(np.array([self.x0, 0.0, self.z]), np.array([1.0, 0.0, 0.0]), self.x1 - self.x0, self.height)
-        shade = canvas.light.face(np.array([0.0, 0.0, -1.0]))
+        facade = Facade((self.x0, 0.0, self.z), (1.0, 0.0, 0.0), self.x1 - self.x0, self.height)
+        shade = canvas.light.face(0.0, 0.0, -1.0)
         canvas.surface(facade.quad(0, facade.length, 0, self.height), tint(self.colour, shade), Id.BUILDING)
         a, y = np.meshgrid(np.arange(2.0, facade.length - 1.5, 3.0), np.arange(1.2, self.height - 2.0, FLOOR))
         if a.size:

@@ -11,7 +11,13 @@ from data_loaders.demo_city.nature import Hedge, Tree
 from data_loaders.demo_city.street import END, Frontage, Side, Street
 from data_loaders.demo_city.things import Thing, pick, seed, vary
 
-_SHOP_SIGNS = ((190.0, 40.0, 44.0), (40.0, 90.0, 160.0), (50.0, 120.0, 80.0), (226.0, 180.0, 60.0), (60.0, 60.0, 64.0))
+_SHOP_SIGNS = (
+    (190.0, 40.0, 44.0),
+    (40.0, 90.0, 160.0),
+    (50.0, 120.0, 80.0),
+    (226.0, 180.0, 60.0),
+    (60.0, 60.0, 64.0),
+)
 
 
 def build_frontage(rng: np.random.Generator, street: Street, look: Look) -> list[Thing]:
@@ -30,7 +36,9 @@ def build_frontage(rng: np.random.Generator, street: Street, look: Look) -> list
     return things + _end(rng, look)
 
 
-def _house(rng: np.random.Generator, side: Side, part: Frontage, look: Look, setback: float = 0.0) -> Building:
+def _house(
+    rng: np.random.Generator, side: Side, part: Frontage, look: Look, setback: float = 0.0
+) -> Building:
     low, high = look.habits.floors
     return Building(
         x=side.front + side.sign * setback,
@@ -61,7 +69,9 @@ def _trees(
     return trees
 
 
-def _park(rng: np.random.Generator, x: float, side: Side, part: Frontage, materials: Materials) -> list[Thing]:
+def _park(
+    rng: np.random.Generator, x: float, side: Side, part: Frontage, materials: Materials
+) -> list[Thing]:
     things = _trees(rng, x + side.sign, side, part, materials, spacing=3.5)
     if rng.random() < 0.5:
         leaf = vary(rng, pick(rng, materials.leaves))
@@ -101,7 +111,11 @@ def _side_street(rng: np.random.Generator, side: Side, part: Frontage, look: Loo
         z = part.z1 + 2.6
         if rng.random() < 0.3:
             leaf = vary(rng, pick(rng, look.materials.leaves))
-            things.append(Tree(x + side.sign * width / 2, z + 3, rng.uniform(6, 9), rng.uniform(2, 2.8), leaf, seed(rng)))
+            things.append(
+                Tree(
+                    x + side.sign * width / 2, z + 3, rng.uniform(6, 9), rng.uniform(2, 2.8), leaf, seed(rng)
+                )
+            )
         else:
             x0, x1 = sorted((x, x + side.sign * width))
             floors = rng.integers(*look.habits.floors, endpoint=True)
@@ -130,6 +144,15 @@ def _end(rng: np.random.Generator, look: Look) -> list[Thing]:
         things.append(EndBuilding(x, x + width, END + 12.0, rng.uniform(6.0, 22.0), colour))
         if rng.random() < 0.7:
             leaf = vary(rng, pick(rng, look.materials.leaves))
-            things.append(Tree(x + rng.uniform(0, width), END + 6.0, rng.uniform(7, 13), rng.uniform(3, 5), leaf, seed(rng)))
+            things.append(
+                Tree(
+                    x + rng.uniform(0, width),
+                    END + 6.0,
+                    rng.uniform(7, 13),
+                    rng.uniform(3, 5),
+                    leaf,
+                    seed(rng),
+                )
+            )
         x += width
     return things

@@ -18,7 +18,7 @@ _LAMPS = ((226.0, 40.0, 36.0), (244.0, 178.0, 40.0), (60.0, 214.0, 120.0))
 
 
 def _post(canvas: Canvas, x: float, z: float, height: float, width: float, colour: Colour) -> None:
-    lit = tint(colour, canvas.light.face(np.array([-0.5, 0.0, -1.0])))
+    lit = tint(colour, canvas.light.face(-0.5, 0.0, -1.0))
     canvas.bar((x, 0, z), (x, height, z), width, lit, Id.POLE)
 
 
@@ -47,7 +47,13 @@ class LampPost:
         lit = tint(self.colour, canvas.light.ambient)
         end = self.x + self.arm
         canvas.bar((self.x, self.height, self.z), (end, self.height + 0.35, self.z), 0.11, lit, Id.POLE)
-        canvas.bar((end - 0.35, self.height + 0.33, self.z), (end + 0.35, self.height + 0.33, self.z), 0.18, lit, Id.POLE)
+        canvas.bar(
+            (end - 0.35, self.height + 0.33, self.z),
+            (end + 0.35, self.height + 0.33, self.z),
+            0.18,
+            lit,
+            Id.POLE,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,9 +117,18 @@ class Sign:
         if not canvas.in_view(self.x, self.z, 0.8) or self.z < 3.0:
             return
         _post(canvas, self.x, self.z, self.height, 0.09, self.colour)
-        light = 0.35 + 0.65 * canvas.light.face(np.array([0.0, 0.2, -1.0]))
-        corners, start = ((14, 0.0), (3, np.pi / 2), (14, 0.0), (4, np.pi / 4), (4, 0.0), (8, np.pi / 8))[self.kind]
-        outer, inner = ((_RED, _WHITE), (_RED, _WHITE), (_WHITE, _BLUE), (_WHITE, _BLUE), (_WHITE, _YELLOW), (_WHITE, _RED))[self.kind]
+        light = 0.35 + 0.65 * canvas.light.face(0.0, 0.2, -1.0)
+        corners, start = ((14, 0.0), (3, np.pi / 2), (14, 0.0), (4, np.pi / 4), (4, 0.0), (8, np.pi / 8))[
+            self.kind
+        ]
+        outer, inner = (
+            (_RED, _WHITE),
+            (_RED, _WHITE),
+            (_WHITE, _BLUE),
+            (_WHITE, _BLUE),
+            (_WHITE, _YELLOW),
+            (_WHITE, _RED),
+        )[self.kind]
         canvas.surface(self._plate(corners, start, 0.46), tint(outer, light), Id.TRAFFIC_SIGN)
         canvas.paint(self._plate(corners, start, 0.36), tint(inner, light))
         ink = tint((30.0, 30.0, 30.0) if self.kind in (0, 1, 4) else _WHITE, light)
@@ -152,5 +167,7 @@ class Bin:
         half = 0.3
         body = np.array([[-half, 0.0], [half, 0.0], [half, self.height], [-half, self.height]])
         draw_prism(canvas, self.pose, body, half, self.colour, self.label)
-        lid = np.array([[-half, self.height], [half, self.height], [half, self.height + 0.1], [-half, self.height + 0.1]])
+        lid = np.array(
+            [[-half, self.height], [half, self.height], [half, self.height + 0.1], [-half, self.height + 0.1]]
+        )
         draw_prism(canvas, self.pose, lid, half + 0.03, tint(self.colour, 0.7), self.label)

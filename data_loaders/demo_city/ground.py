@@ -16,7 +16,7 @@ _SIDE_STREET = 70.0  # m; how far a crossing road reaches to either side
 
 def draw_ground(canvas: Canvas, street: Street, materials: Materials) -> None:
     """Paints sky and ground; everything that stands is painted over it."""
-    light = canvas.light.face(np.array([0.0, 1.0, 0.0]))
+    light = canvas.light.face(0.0, 1.0, 0.0)
     rows = np.array([0.0, canvas.camera.horizon])
     edges = np.array([[-1.0, -1.0], [canvas.camera.width, -1.0]])
     sky = np.concatenate([edges, [[canvas.camera.width, rows[1] + 1], [-1.0, rows[1] + 1]]])
@@ -50,7 +50,9 @@ def _draw_side(canvas: Canvas, side: Side, materials: Materials, light: float) -
     walk = tint(materials.sidewalk, light)
     _strip(canvas, side.edge, side.front, walk, Id.SIDEWALK)
     if side.verge > 0:
-        _strip(canvas, side.outside(0.3), side.outside(side.verge), tint(materials.terrain, light), Id.TERRAIN)
+        _strip(
+            canvas, side.outside(0.3), side.outside(side.verge), tint(materials.terrain, light), Id.TERRAIN
+        )
     for part in side.frontage:
         if part.kind == "building":
             _band(canvas, side.front, side.front + side.sign * 14, part.z0, part.z1, walk, Id.SIDEWALK)
@@ -80,10 +82,16 @@ def _draw_junction(
     left, right = street.left.edge + 0.6, street.right.edge - 0.6
     for z in (z0 - 3.4, z1 + 0.6):  # zebra crossings
         x = np.arange(left, right - 0.5, 1.0)
-        canvas.paint_many(_rectangles(x, x + 0.5, np.full_like(x, z), np.full_like(x, z + 2.8)), paint, label=Id.LANE_MARKING)
+        canvas.paint_many(
+            _rectangles(x, x + 0.5, np.full_like(x, z), np.full_like(x, z + 2.8)),
+            paint,
+            label=Id.LANE_MARKING,
+        )
     stop = np.array([z0 - 4.6])
     canvas.paint_many(
-        _rectangles(np.array([street.centre]), np.array([right]), stop, stop + 0.45), paint, label=Id.LANE_MARKING
+        _rectangles(np.array([street.centre]), np.array([right]), stop, stop + 0.45),
+        paint,
+        label=Id.LANE_MARKING,
     )
 
 

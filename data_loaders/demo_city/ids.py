@@ -8,16 +8,14 @@ import numpy as np
 
 
 class Id(IntEnum):
-    """Cityscapes label ids (those below 7, and parking, are void: ignored in training), and one id of our own."""
+    """Cityscapes label ids (those below 7 are void: ignored in training), and one id of our own."""
 
-    UNLABELLED = 0
     EGO_VEHICLE = 1
     OUT_OF_ROI = 3
     STATIC = 4
     DYNAMIC = 5
     ROAD = 7
     SIDEWALK = 8
-    PARKING = 9
     BUILDING = 11
     WALL = 12
     FENCE = 13
@@ -38,7 +36,8 @@ class Id(IntEnum):
     LANE_MARKING = 200  # a class of SYNTHIA only; road in the Cityscapes formats
 
 
-EVALUATED = tuple(i for i in Id if Id.ROAD <= i <= Id.BICYCLE and i != Id.PARKING)  # the 19 classes, in train-id order
+# The 19 classes, in train-id order.
+EVALUATED = tuple(i for i in Id if Id.ROAD <= i <= Id.BICYCLE)
 
 _SYNTHIA = {
     Id.SKY: 1,
@@ -53,7 +52,6 @@ _SYNTHIA = {
     Id.PERSON: 10,
     Id.BICYCLE: 11,
     Id.MOTORCYCLE: 12,
-    Id.PARKING: 13,
     Id.TRAFFIC_LIGHT: 15,
     Id.TERRAIN: 16,
     Id.RIDER: 17,
@@ -65,11 +63,9 @@ _SYNTHIA = {
 }
 
 _PALETTE = {  # the official Cityscapes colours by label id; the other void ids are black
-    Id.STATIC: (0, 0, 0),
     Id.DYNAMIC: (111, 74, 0),
     Id.ROAD: (128, 64, 128),
     Id.SIDEWALK: (244, 35, 232),
-    Id.PARKING: (250, 170, 160),
     Id.BUILDING: (70, 70, 70),
     Id.WALL: (102, 102, 156),
     Id.FENCE: (190, 153, 153),

@@ -29,7 +29,7 @@ class Clothes:
 
 
 def _shade(canvas: Canvas) -> float:
-    return canvas.light.face(np.array([0.0, 0.3, -1.0]))
+    return canvas.light.face(0.0, 0.3, -1.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +61,20 @@ class Pedestrian:
 
         step = 0.14 * self.stride
         for sign, dark in ((-1.0, 0.82), (1.0, 1.0)):
-            hip, knee, foot = at(0.03 * sign, 0.5), at(0.03 * sign + 0.5 * sign * step, 0.27), at(sign * step, 0.02)
+            hip, knee, foot = (
+                at(0.03 * sign, 0.5),
+                at(0.03 * sign + 0.5 * sign * step, 0.27),
+                at(sign * step, 0.02),
+            )
             canvas.bar(hip, knee, 0.09 * h, tint(wear.trousers, dark), Id.PERSON)
             canvas.bar(knee, foot, 0.07 * h, tint(wear.trousers, dark), Id.PERSON)
-            canvas.bar(foot, at(sign * step + 0.05 * np.sign(self.stride or 1), 0.02), 0.045 * h, (34, 30, 30), Id.PERSON)
+            canvas.bar(
+                foot,
+                at(sign * step + 0.05 * np.sign(self.stride or 1), 0.02),
+                0.045 * h,
+                (34, 30, 30),
+                Id.PERSON,
+            )
         canvas.bar(at(0, 0.46), at(0, 0.66), 0.17 * h, wear.top, Id.PERSON)
         canvas.bar(at(0, 0.64), at(0, 0.83), 0.22 * h, wear.top, Id.PERSON)
         for sign in (-1.0, 1.0):
@@ -102,23 +112,46 @@ class Bicycle:
         frame, at = tint(self.colour, shade), self.pose.point
         for s in (-0.52, 0.52):
             _draw_spoked_wheel(canvas, self.pose, s, 0.34, tint((150.0, 152.0, 154.0), shade))
-        corners = {"rear": (-0.52, 0.34), "crank": (-0.05, 0.3), "seat": (-0.2, 0.85), "head": (0.36, 0.82), "front": (0.52, 0.34)}
-        for a, b in (("rear", "crank"), ("rear", "seat"), ("crank", "seat"), ("crank", "head"), ("seat", "head"), ("head", "front")):
+        corners = {
+            "rear": (-0.52, 0.34),
+            "crank": (-0.05, 0.3),
+            "seat": (-0.2, 0.85),
+            "head": (0.36, 0.82),
+            "front": (0.52, 0.34),
+        }
+        for a, b in (
+            ("rear", "crank"),
+            ("rear", "seat"),
+            ("crank", "seat"),
+            ("crank", "head"),
+            ("seat", "head"),
+            ("head", "front"),
+        ):
             canvas.bar(at(*corners[a]), at(*corners[b]), 0.07, frame, Id.BICYCLE)
         canvas.bar(at(-0.32, 0.95), at(-0.1, 0.95), 0.1, _TYRE, Id.BICYCLE)
         canvas.bar(at(0.36, 0.82), at(0.4, 1.04), 0.06, frame, Id.BICYCLE)
         canvas.bar(at(0.4, 1.04, -0.3), at(0.4, 1.04, 0.3), 0.06, _TYRE, Id.BICYCLE)
         if self.rider is not None:
-            draw_rider(canvas, self.pose, self.rider.lit(shade), seat=0.98, foot=(0.02, 0.2), hand=(0.4, 1.06), helmet=None)
+            draw_rider(
+                canvas,
+                self.pose,
+                self.rider.lit(shade),
+                seat=0.98,
+                foot=(0.02, 0.2),
+                hand=(0.4, 1.06),
+                helmet=None,
+            )
 
 
 def _draw_spoked_wheel(canvas: Canvas, pose: Pose, forward: float, radius: float, spoke: Colour) -> None:
-    rim = np.stack([pose.point(forward + radius * c, radius + radius * s) for c, s in _RING])
-    canvas.mark(rim, Id.BICYCLE)
-    for i in (0, 2, 4, 6):
-        canvas.bar(rim[i], rim[i + 8], 0.012, spoke)
-    for i in range(16):
-        canvas.bar(rim[i], rim[(i + 1) % 16], 0.07, _TYRE, Id.BICYCLE)
+    rim = [pose.point(forward + radius * c, radius + radius * s) for c, s in _RING.tolist()]
+    canvas.mark(np.array(rim), Id.BICYCLE)
+    step = 1 if canvas.scale(pose.z) > 8 else 2
+    if step == 1:
+        for i in (0, 2, 4, 6):
+            canvas.bar(rim[i], rim[i + 8], 0.012, spoke)
+    for i in range(0, 16, step):
+        canvas.bar(rim[i], rim[(i + step) % 16], 0.07, _TYRE, Id.BICYCLE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +180,9 @@ class Motorcycle:
             for share, paint in ((1.0, _TYRE), (0.55, metal), (0.2, _TYRE)):
                 wheel = np.stack([at(s + share * 0.32 * c, 0.32 + share * 0.32 * d) for c, d in _RING])
                 canvas.surface(wheel, paint, Id.MOTORCYCLE, depth=self.pose.z)
-            canvas.bar(at(s, 0.02), at(s, 0.62), 0.16, _TYRE, Id.MOTORCYCLE)  # the width of the tyre, seen from an end
+            canvas.bar(
+                at(s, 0.02), at(s, 0.62), 0.16, _TYRE, Id.MOTORCYCLE
+            )  # the width of the tyre, seen from an end
         canvas.bar(at(0.72, 0.34), at(0.5, 0.95), 0.1, metal, Id.MOTORCYCLE)
         canvas.bar(at(-0.3, 0.45), at(0.35, 0.45), 0.36, tint(metal, 0.6), Id.MOTORCYCLE)
         canvas.bar(at(-0.75, 0.3), at(-0.1, 0.34), 0.13, metal, Id.MOTORCYCLE)
@@ -160,7 +195,15 @@ class Motorcycle:
         canvas.disc(lamp[0], 0.1, lamp[1], Id.MOTORCYCLE)
         if self.rider is not None:
             wear = self.rider.lit(shade)
-            draw_rider(canvas, self.pose, wear, seat=0.9, foot=(0.0, 0.3), hand=(0.48, 0.98), helmet=tint(self.helmet, shade))
+            draw_rider(
+                canvas,
+                self.pose,
+                wear,
+                seat=0.9,
+                foot=(0.0, 0.3),
+                hand=(0.48, 0.98),
+                helmet=tint(self.helmet, shade),
+            )
 
 
 def draw_rider(
@@ -179,11 +222,21 @@ def draw_rider(
     for right in (-0.13, 0.13):
         hip, knee = at(-0.18, seat, 0.6 * right), at(0.2, seat - 0.24 + 0.3 * right, right)
         canvas.bar(hip, knee, 0.17, wear.trousers, Id.RIDER)
-        canvas.bar(knee, at(foot[0], foot[1] + 0.3 * right + 0.05, right), 0.13, tint(wear.trousers, 0.9), Id.RIDER)
+        canvas.bar(
+            knee, at(foot[0], foot[1] + 0.3 * right + 0.05, right), 0.13, tint(wear.trousers, 0.9), Id.RIDER
+        )
     canvas.bar(at(-0.2, seat - 0.06), at(*shoulder), 0.34, wear.top, Id.RIDER)
-    canvas.bar(at(shoulder[0], shoulder[1] - 0.08, -0.2), at(shoulder[0], shoulder[1] - 0.08, 0.2), 0.18, wear.top, Id.RIDER)
+    canvas.bar(
+        at(shoulder[0], shoulder[1] - 0.08, -0.2),
+        at(shoulder[0], shoulder[1] - 0.08, 0.2),
+        0.18,
+        wear.top,
+        Id.RIDER,
+    )
     for right in (-0.21, 0.21):
-        canvas.bar(at(shoulder[0], shoulder[1] - 0.05, right), at(*hand, right), 0.1, tint(wear.top, 0.85), Id.RIDER)
+        canvas.bar(
+            at(shoulder[0], shoulder[1] - 0.05, right), at(*hand, right), 0.1, tint(wear.top, 0.85), Id.RIDER
+        )
     head = at(shoulder[0] + 0.06, shoulder[1] + 0.17)
     canvas.bar(at(*shoulder), head, 0.1, wear.skin, Id.RIDER)
     canvas.disc(head, 0.125 if helmet is None else 0.155, wear.skin if helmet is None else helmet, Id.RIDER)

@@ -19,7 +19,13 @@ from data_loaders.demo_city.vehicles import Car, Coach, Truck
 _SKIN = ((232.0, 190.0, 160.0), (206.0, 160.0, 126.0), (150.0, 104.0, 76.0), (104.0, 72.0, 54.0))
 _HAIR = ((40.0, 32.0, 28.0), (88.0, 62.0, 42.0), (160.0, 130.0, 84.0), (120.0, 118.0, 116.0))
 _HELMETS = ((226.0, 226.0, 226.0), (34.0, 34.0, 38.0), (196.0, 44.0, 40.0), (50.0, 90.0, 170.0))
-_LABELS = {"car": Id.CAR, "truck": Id.TRUCK, "bus": Id.BUS, "motorcycle": Id.MOTORCYCLE, "bicycle": Id.BICYCLE}
+_LABELS = {
+    "car": Id.CAR,
+    "truck": Id.TRUCK,
+    "bus": Id.BUS,
+    "motorcycle": Id.MOTORCYCLE,
+    "bicycle": Id.BICYCLE,
+}
 
 
 class Population:
@@ -54,7 +60,9 @@ class Population:
 
     def _car(self, pose: Pose) -> Car:
         colour = vary(self.rng, pick(self.rng, self.look.materials.cars))
-        return Car(pose, int(self.rng.choice(4, p=(0.35, 0.3, 0.25, 0.1))), colour, bool(self.rng.random() < 0.4))
+        return Car(
+            pose, int(self.rng.choice(4, p=(0.35, 0.3, 0.25, 0.1))), colour, bool(self.rng.random() < 0.4)
+        )
 
     def _vehicle(self, kind: str, x: float, z: float, heading: float) -> tuple[Thing, float]:
         """A vehicle whose near end is at z, and its length."""
@@ -137,7 +145,11 @@ class Population:
             if not self._blocks_junction(z, z + 5) and self.rng.random() < 0.75:
                 kind = "motorcycle" if self.rng.random() < 0.06 else "car"
                 pose = Pose(x + self.rng.normal(0, 0.08), z + 2.3, heading)
-                parked = self._car(pose) if kind == "car" else self._motorcycle(x, z + 1, heading + 0.9, ridden=False)
+                parked = (
+                    self._car(pose)
+                    if kind == "car"
+                    else self._motorcycle(x, z + 1, heading + 0.9, ridden=False)
+                )
                 things.append(parked)
             z += self.rng.uniform(5.3, 7.0)
         return things
@@ -148,17 +160,24 @@ class Population:
         things: list[Thing] = []
         for _ in range(rng.poisson(habits.people * 75)):
             z, x = rng.uniform(9.0, 75.0), side.outside(rng.uniform(*walk))
-            things += [self._pedestrian(x + 0.55 * i, z + rng.normal(0, 0.2)) for i in range(1 + int(rng.random() < 0.3))]
+            things += [
+                self._pedestrian(x + 0.55 * i, z + rng.normal(0, 0.2))
+                for i in range(1 + int(rng.random() < 0.3))
+            ]
         colour = vary(rng, pick(rng, self.look.materials.poles))
         height = rng.uniform(5.5, 8.0)
         for z in np.arange(rng.uniform(8.0, 22.0), 130.0, rng.uniform(22.0, 30.0)):
-            things.append(LampPost(side.outside(0.5), float(z), height, -side.sign * rng.uniform(1.2, 2.4), colour))
+            things.append(
+                LampPost(side.outside(0.5), float(z), height, -side.sign * rng.uniform(1.2, 2.4), colour)
+            )
         for _ in range(rng.poisson(habits.signs)):
             things.append(self._sign(side, rng.uniform(10.0, 45.0)))
         if rng.random() < habits.cycles:
             z0, x = rng.uniform(9.0, 40.0), side.outside(side.verge + 0.6)
             slant = rng.uniform(0.7, 1.2)
-            things += [self._bicycle(x, z0 + 0.8 * i, slant, ridden=False) for i in range(int(rng.integers(1, 4)))]
+            things += [
+                self._bicycle(x, z0 + 0.8 * i, slant, ridden=False) for i in range(int(rng.integers(1, 4)))
+            ]
         if rng.random() < 0.35:
             label = Id.STATIC if rng.random() < 0.7 else Id.DYNAMIC
             place = Pose(side.outside(side.verge + 0.9), rng.uniform(9.0, 35.0), rng.uniform(-0.4, 0.4))
@@ -188,7 +207,10 @@ class Population:
         rng, things = self.rng, []
         z0, z1 = junction
         if Id.TRAFFIC_LIGHT in self.wanted or rng.random() < self.look.habits.lights:
-            colour, lit = vary(rng, pick(rng, self.look.materials.poles)), int(rng.choice(3, p=(0.5, 0.1, 0.4)))
+            colour, lit = (
+                vary(rng, pick(rng, self.look.materials.poles)),
+                int(rng.choice(3, p=(0.5, 0.1, 0.4))),
+            )
             arm = rng.uniform(2.5, 4.0) if rng.random() < 0.5 else 0.0
             for side in (self.street.left, self.street.right):
                 reach = -side.sign * arm if side.sign > 0 else 0.0
@@ -207,23 +229,25 @@ class Population:
     def _wanted_things(self) -> list[Thing]:
         """One near and free-standing example of each wanted class that is a thing."""
         rng, street, things = self.rng, self.street, []
-        right, left = street.right, street.left
+        right = street.right
         lanes = street.lane_centres()
         own, oncoming = lanes[0], lanes[street.lanes]
         for label in sorted(self.wanted):
             if label in (Id.CAR, Id.TRUCK, Id.BUS):
                 kind = next(name for name, value in _LABELS.items() if value == label)
                 x, heading = pick(rng, (own, oncoming))
-                things.append(self._vehicle(kind, x, rng.uniform(10.0, 16.0), heading)[0])
+                things.append(self._vehicle(kind, x, rng.uniform(9.0, 18.0), heading)[0])
             elif label == Id.TRAIN:
-                things += self._tram(rng.uniform(11.0, 18.0))
+                things += self._tram(rng.uniform(9.0, 22.0))
             elif label == Id.MOTORCYCLE:
-                x = right.outside(-1.0 - 2.2 * right.parking)
-                things.append(self._motorcycle(x, rng.uniform(8.0, 12.0), rng.uniform(-0.9, 0.5), ridden=rng.random() < 0.6))
+                x, z = right.outside(-1.0 - 2.2 * right.parking), rng.uniform(8.0, 12.0)
+                heading = rng.choice([-1, 1]) * rng.uniform(0.4, 1.2)
+                things.append(self._motorcycle(x, z, heading, ridden=bool(rng.random() < 0.6)))
             elif label in (Id.BICYCLE, Id.RIDER):
-                x = pick(rng, (right.outside(-0.8), left.outside(-0.8)))
-                heading = rng.uniform(-1.2, 1.2) + (np.pi if x < 0 else 0.0)
-                things.append(self._bicycle(x, rng.uniform(9.5, 13.0), heading, ridden=label == Id.RIDER or rng.random() < 0.5))
+                x, z = right.outside(-0.9 - 2.2 * right.parking), rng.uniform(8.0, 12.0)
+                heading = rng.choice([-1, 1]) * rng.uniform(0.5, 1.3)
+                ridden = label == Id.RIDER or rng.random() < 0.5
+                things.append(self._bicycle(x, z, heading, ridden=ridden))
             elif label == Id.PERSON:
                 x = rng.uniform(own[0] + 0.8, right.outside(0.4 * right.verge + 0.6))
                 things.append(self._pedestrian(x, rng.uniform(8.0, 12.0)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 
 import numpy as np
@@ -19,7 +20,9 @@ from data_loaders.demo_city.things import within
 _BORDER = 0.006  # share of the width that is out of the region of interest, where there is a bonnet
 
 
-def draw_scene(rng: np.random.Generator, look: Look, *, size: tuple[int, int], wanted: Collection[Id]) -> Canvas:
+def draw_scene(
+    rng: np.random.Generator, look: Look, *, size: tuple[int, int], wanted: Collection[Id]
+) -> Canvas:
     """Draws one street.
 
     Args:
@@ -55,21 +58,25 @@ def _sample_camera(rng: np.random.Generator, look: Look, size: tuple[int, int]) 
 
 
 def _sample_light(rng: np.random.Generator, rendering: Rendering) -> Light:
-    azimuth, height = rng.uniform(0, 2 * np.pi), within(rng, rendering.sun_height)
-    sun = np.array([np.cos(height) * np.sin(azimuth), np.sin(height), np.cos(height) * np.cos(azimuth)])
-    return Light(sun, within(rng, rendering.ambient), within(rng, rendering.diffuse), within(rng, rendering.shadow))
+    azimuth, height = float(rng.uniform(0, 2 * math.pi)), within(rng, rendering.sun_height)
+    flat = math.cos(height)
+    sun = (flat * math.sin(azimuth), math.sin(height), flat * math.cos(azimuth))
+    return Light(
+        sun, within(rng, rendering.ambient), within(rng, rendering.diffuse), within(rng, rendering.shadow)
+    )
 
 
 def _draw_bonnet(canvas: Canvas) -> None:
-    """The bonnet of the own car, and the rim that the rectification of a real camera leaves without labels."""
+    """The bonnet of the own car, and the rim without labels that the rectification of a camera leaves."""
     width, height = canvas.camera.width, canvas.camera.height
     across = np.linspace(-1.0, 1.0, 21)
-    for lift, colour in ((0.085, (40.0, 42.0, 46.0)), (0.07, (62.0, 66.0, 72.0)), (0.045, (48.0, 50.0, 55.0))):
+    for lift, colour in (
+        (0.085, (40.0, 42.0, 46.0)),
+        (0.07, (62.0, 66.0, 72.0)),
+        (0.045, (48.0, 50.0, 55.0)),
+    ):
         arch = height * (1 - lift * (1 - 0.75 * across**4))
         top = np.stack([(across + 1) / 2 * (width - 1), arch], axis=1)
         bottom = np.array([[width, height + 1.0], [-1.0, height + 1.0]])
         canvas.surface_pixels(np.concatenate([top, bottom]), colour, Id.EGO_VEHICLE, depth=1.5)
-    rim = max(round(_BORDER * canvas.label.shape[1]), 1)
-    canvas.label[:rim] = Id.OUT_OF_ROI
-    canvas.label[:, :rim] = Id.OUT_OF_ROI
-    canvas.label[:, -rim:] = Id.OUT_OF_ROI
+    canvas.rim = max(round(_BORDER * width), 1)

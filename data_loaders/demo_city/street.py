@@ -1,4 +1,4 @@
-"""The cross-section and the frontage of one street, drawn from a generator; positions in metres, camera at x = 0."""
+"""The cross-section and the frontage of one street; positions in metres, the camera is at x = 0."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TRACK = 3.0  # m; width that tram rails take in the middle of the road
 
 @dataclass(frozen=True, slots=True)
 class Frontage:
-    """What stands behind the pavement between z0 and z1: "building", "park", "wall", "fence" or "junction"."""
+    """What is behind the pavement from z0 to z1: "building", "park", "wall", "fence" or "junction"."""
 
     z0: float
     z1: float

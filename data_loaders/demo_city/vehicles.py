@@ -30,7 +30,9 @@ def paint_visible(canvas: Canvas, quads: np.ndarray, colour: Colour) -> None:
         canvas.paint_many(quads, colour)
 
 
-def draw_wheels(canvas: Canvas, pose: Pose, places: tuple[float, ...], side: float, radius: float, label: int) -> None:
+def draw_wheels(
+    canvas: Canvas, pose: Pose, places: tuple[float, ...], side: float, radius: float, label: int
+) -> None:
     """Paints the wheels of the side that is seen, and the tyres under the near end."""
     for sign in (-1.0, 1.0):
         panel = side_quads(pose, np.array([-0.5]), np.array([0.5]), 0.0, 1.0, sign * side)[0]
@@ -44,11 +46,13 @@ def draw_wheels(canvas: Canvas, pose: Pose, places: tuple[float, ...], side: flo
                 ring[:, 2] = radius + share * radius * _WHEEL[:, 1]
                 if share == 1.0:
                     canvas.surface(pose.place(ring), colour, label, depth=pose.z)
-                elif pose.z < 45:
+                elif canvas.scale(pose.z) > 5:
                     canvas.paint(pose.place(ring), tint(colour, canvas.light.ambient + 0.3))
 
 
-def draw_axle(canvas: Canvas, pose: Pose, forward: float, half_width: float, radius: float, label: int) -> None:
+def draw_axle(
+    canvas: Canvas, pose: Pose, forward: float, half_width: float, radius: float, label: int
+) -> None:
     """Paints the two tyres and the dark gap between them as seen from an end."""
     for inner, outer in ((-half_width, -half_width + 0.24), (half_width - 0.24, half_width)):
         quad = end_quad(pose, forward, 0.0, 1.3 * radius, inner, outer)
@@ -101,6 +105,8 @@ class Car:
         )
         draw_prism(canvas, self.pose, body, half, self.colour, Id.CAR)
         self._draw_cabin(canvas, belt, length, half, height)
+        if canvas.scale(self.pose.z) < 3.5:
+            return
         self._draw_ends(canvas, belt, length, half)
         draw_wheels(canvas, self.pose, (-0.31 * length, 0.31 * length), half, 0.32, Id.CAR)
 
@@ -126,22 +132,30 @@ class Car:
             if not canvas.faces_camera(face):
                 continue
             pane = face.mean(axis=0) + 0.82 * (face - face.mean(axis=0))
-            normal = np.cross(face[1] - face[0], face[2] - face[0])
-            canvas.paint(pane, tint(_GLASS, 0.6 + 0.6 * canvas.light.face(normal)))
+            shade = canvas.light.polygon(face)
+            canvas.paint(pane, tint(_GLASS, 0.6 + 0.6 * shade))
             if number < 2:  # the post between the side windows
                 low, high = (pane[0] + pane[1]) / 2, (pane[2] + pane[3]) / 2
-                canvas.bar(low, high, 0.09, tint(self.colour, canvas.light.face(normal)))
+                canvas.bar(low.tolist(), high.tolist(), 0.09, tint(self.colour, shade))
 
     def _draw_ends(self, canvas: Canvas, belt: float, length: float, half: float) -> None:
         back, front = -length / 2 - 0.01, length / 2 + 0.01
-        shade = canvas.light.face(np.array([0.0, 0.0, -1.0]))
+        shade = canvas.light.face(0.0, 0.0, -1.0)
         bumper = tint(self.colour, 0.55 * shade)
         for end in (back, front):
-            paint_visible(canvas, end_quad(self.pose, end, 0.26, 0.46, -half + 0.04, half - 0.04)[None], bumper)
-            paint_visible(canvas, end_quad(self.pose, end, 0.46, 0.6, -0.26, 0.26)[None], tint((226.0, 226.0, 216.0), shade))
+            paint_visible(
+                canvas, end_quad(self.pose, end, 0.26, 0.46, -half + 0.04, half - 0.04)[None], bumper
+            )
+            paint_visible(
+                canvas,
+                end_quad(self.pose, end, 0.46, 0.6, -0.26, 0.26)[None],
+                tint((226.0, 226.0, 216.0), shade),
+            )
         tail = _TAIL if self.braking else tint(_TAIL, 0.7)
         for inner, outer in ((-half + 0.02, -half + 0.34), (half - 0.34, half - 0.02)):
-            paint_visible(canvas, end_quad(self.pose, back, belt - 0.26, belt - 0.04, inner, outer)[None], tail)
+            paint_visible(
+                canvas, end_quad(self.pose, back, belt - 0.26, belt - 0.04, inner, outer)[None], tail
+            )
             lamp = tint(_LAMP, 0.75 + 0.25 * shade)
             paint_visible(canvas, end_quad(self.pose, front, 0.5, 0.66, inner, outer)[None], lamp)
 
@@ -184,13 +198,17 @@ class Truck:
         x, _, z = self.pose.point(centre, 0.0)
         cab = Pose(x, z, self.pose.heading)
         draw_prism(canvas, cab, box(2.0, 0.45, 2.75, slope=0.2), 1.15, self.colour, Id.TRUCK)
-        shade = canvas.light.face(np.array([0.0, 0.0, -1.0]))
-        paint_visible(canvas, end_quad(cab, 0.98, 1.5, 2.45, -1.0, 1.0)[None], tint(_GLASS, 0.6 + 0.5 * shade))
+        shade = canvas.light.face(0.0, 0.0, -1.0)
+        paint_visible(
+            canvas, end_quad(cab, 0.98, 1.5, 2.45, -1.0, 1.0)[None], tint(_GLASS, 0.6 + 0.5 * shade)
+        )
         paint_visible(canvas, end_quad(cab, 1.0, 0.75, 1.3, -0.7, 0.7)[None], (50.0, 50.0, 54.0))
         for inner in (-1.05, 0.75):
             paint_visible(canvas, end_quad(cab, 1.01, 0.6, 0.82, inner, inner + 0.3)[None], _LAMP)
         for side in (-1.16, 1.16):
-            paint_visible(canvas, side_quads(cab, np.array([-0.3]), np.array([0.65]), 1.5, 2.35, side), _GLASS)
+            paint_visible(
+                canvas, side_quads(cab, np.array([-0.3]), np.array([0.65]), 1.5, 2.35, side), _GLASS
+            )
 
     def _draw_cargo(self, canvas: Canvas) -> None:
         length = self.length - 2.2
@@ -198,7 +216,7 @@ class Truck:
         cargo = Pose(x, z, self.pose.heading)
         draw_prism(canvas, cargo, box(length, 0.95, 3.4), 1.25, self.cargo, Id.TRUCK)
         back = -length / 2 - 0.01
-        shade = canvas.light.face(np.array([0.0, 0.0, -1.0]))
+        shade = canvas.light.face(0.0, 0.0, -1.0)
         line = tint(self.cargo, 0.7 * shade)
         paint_visible(canvas, end_quad(cargo, back, 1.0, 3.35, -0.03, 0.03)[None], line)
         paint_visible(canvas, end_quad(cargo, back, 0.96, 1.1, -1.2, 1.2)[None], line)
@@ -236,13 +254,27 @@ class Coach:
         half, tram = self.length / 2, self.label == Id.TRAIN
         draw_prism(canvas, self.pose, box(self.length - 1, 0.15, 0.5), 1.1, (42.0, 42.0, 44.0), self.label)
         slope = 0.55 if tram and self.driver else 0.1
-        draw_prism(canvas, self.pose, box(self.length, 0.38, self.height, slope=slope), 1.25, self.colour, self.label)
+        draw_prism(
+            canvas, self.pose, box(self.length, 0.38, self.height, slope=slope), 1.25, self.colour, self.label
+        )
         for side in (-1.26, 1.26):
             self._draw_side(canvas, side)
         self._draw_ends(canvas, slope)
         if tram:
-            canvas.bar(self.pose.point(0, self.height), self.pose.point(0.8, self.height + 0.9), 0.08, (60, 60, 60), self.label)
-            canvas.bar(self.pose.point(0, self.height + 1.5), self.pose.point(0.8, self.height + 0.9), 0.08, (60, 60, 60), self.label)
+            canvas.bar(
+                self.pose.point(0, self.height),
+                self.pose.point(0.8, self.height + 0.9),
+                0.08,
+                (60, 60, 60),
+                self.label,
+            )
+            canvas.bar(
+                self.pose.point(0, self.height + 1.5),
+                self.pose.point(0.8, self.height + 0.9),
+                0.08,
+                (60, 60, 60),
+                self.label,
+            )
         else:
             draw_wheels(canvas, self.pose, (-half + 2.6, half - 2.4), 1.25, 0.48, self.label)
 
@@ -255,17 +287,25 @@ class Coach:
         panes = side_quads(self.pose, start, start + 1.3, 1.35, self.height - 0.65, side)
         paint_visible(canvas, panes, tint(_GLASS, 0.6 + 0.5 * shade))
         doors = np.array([-0.2 * self.length, half - 1.6])
-        paint_visible(canvas, side_quads(self.pose, doors, doors + 1.1, 0.45, self.height - 0.6, side), tint(_GLASS, 0.8))
+        paint_visible(
+            canvas,
+            side_quads(self.pose, doors, doors + 1.1, 0.45, self.height - 0.6, side),
+            tint(_GLASS, 0.8),
+        )
 
     def _draw_ends(self, canvas: Canvas, slope: float) -> None:
         half = self.length / 2
-        shade = canvas.light.face(np.array([0.0, 0.0, -1.0]))
+        shade = canvas.light.face(0.0, 0.0, -1.0)
         top = self.height - 0.75
         glass = tint(_GLASS, 0.7 + 0.5 * shade)
         paint_visible(canvas, end_quad(self.pose, -half - 0.01, 1.5, top, -0.95, 0.95)[None], glass)
-        paint_visible(canvas, end_quad(self.pose, -half - 0.01, 0.45, 0.95, -1.2, 1.2)[None], tint(self.band, shade))
+        paint_visible(
+            canvas, end_quad(self.pose, -half - 0.01, 0.45, 0.95, -1.2, 1.2)[None], tint(self.band, shade)
+        )
         for inner in (-1.18, 0.96):
-            paint_visible(canvas, end_quad(self.pose, -half - 0.02, 0.98, 1.3, inner, inner + 0.22)[None], _TAIL)
+            paint_visible(
+                canvas, end_quad(self.pose, -half - 0.02, 0.98, 1.3, inner, inner + 0.22)[None], _TAIL
+            )
         if not self.driver:
             return
         front = half + 0.02 - 0.5 * slope
@@ -273,4 +313,6 @@ class Coach:
         display = end_quad(self.pose, front, top + 0.1, top + 0.5, -0.8, 0.8)[None]
         paint_visible(canvas, display, (240.0, 170.0, 40.0))
         for inner in (-1.1, 0.7):
-            paint_visible(canvas, end_quad(self.pose, half + 0.02, 0.6, 0.85, inner, inner + 0.4)[None], _LAMP)
+            paint_visible(
+                canvas, end_quad(self.pose, half + 0.02, 0.6, 0.85, inner, inner + 0.4)[None], _LAMP
+            )

@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import nn
 
-from utils import distributed, stopping
+from utils import distributed, roll_call, stopping
 from utils.errors import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -36,6 +36,8 @@ def exchange(world: distributed.World) -> None:
     assert distributed.all_reduce_sum(flags).tolist() == [1, 0]
     assert distributed.all_reduce_max(flags).tolist() == [True, False]
     assert distributed.all_reduce_min(flags).tolist() == [False, False]
+    assert distributed.any_rank(r == 1, what="iteration 1")
+    assert not distributed.any_rank(False, what="iteration 2")
     assert distributed.broadcast_object({"from": r}) == {"from": 0}
     assert distributed.all_gather_objects(f"rank {r}") == ["rank 0", "rank 1"]
     assert distributed.gather_objects(r) == ([0, 1] if r == 0 else None)
@@ -99,11 +101,18 @@ def train(world: distributed.World) -> None:
     assert distributed.unwrap(wrapped) is toy
     distributed.check_equal_weights_(wrapped)
     wrapped(torch.full((2, 3), 1.0 + world.rank)).backward()
-    gradients = distributed.all_gather_objects(toy.last.weight.grad.tolist())
-    assert gradients[0] == gradients[1]
+    first = distributed.all_gather_objects(toy.last.weight.grad.tolist())
+    assert first[0] == first[1]
     assert distributed.all_gather_objects(toy.seen.item()) == [6.0, 12.0]
     distributed.synchronize_buffers_(wrapped)
     assert toy.seen.item() == 6.0
+    wrapped.zero_grad()
+    for last in (False, True):  # two micro-batches accumulate, and only the second is exchanged
+        with distributed.gradient_synchronization(wrapped, last):
+            wrapped(torch.full((2, 3), 1.0 + world.rank)).backward()
+        gradients = distributed.all_gather_objects(toy.last.weight.grad)
+        assert torch.equal(*gradients) is last
+    torch.testing.assert_close(toy.last.weight.grad, 2 * torch.tensor(first[0]))
     frozen = Toy().requires_grad_(False)
     assert distributed.wrap_data_parallel(frozen, world.device) is frozen
     distributed.check_equal_weights_(frozen)
@@ -165,6 +174,7 @@ def test_a_rank_that_does_not_take_part_is_named(scene: str, expected: str) -> N
 
 def run_scene(name: str) -> None:
     """What each process executes."""
+    roll_call.PATIENCE_S = 1.0  # nobody answers late here
     with distributed.session("auto", timeout_s=float(os.environ.get("TIMEOUT_S", "60"))) as world:
         globals()[name](world)
     print(f"rank {world.rank} finished")

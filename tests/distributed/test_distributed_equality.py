@@ -1,4 +1,5 @@
-"""Same seed, same global batch: 1 process x 4 images, 2 x 2 and 4 x 1 end with the same weights (float64, 1e-9)."""
+"""Same seed, same global batch: 1 process x 4 images, 2 x 2 and 4 x 1 end with the same weights (float64,
+1e-9)."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ SCRIPT = Path(__file__).with_name("train_in_float64.py")
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[int, dict]:
-    """Results of every run by number of processes; one launch each, because starting costs more than training."""
+    """Results of every run by number of processes; one launch each, because starting costs more than
+    training."""
     folder = tmp_path_factory.mktemp("runs")
     results = {}
     for processes in (1, 2, 4):
@@ -29,7 +31,11 @@ def assert_equal_runs(ours: dict, reference: dict) -> None:
     for name, value in reference["state"].items():
         if value.is_floating_point():
             scale = value.abs().max().item()
-            np.testing.assert_allclose(ours["state"][name], value, rtol=1e-9, atol=1e-9 * scale, err_msg=name)
+            # entries whose true value is 0 (a bias before instance-wise normalisation) hold rounding errors
+            # alone
+            np.testing.assert_allclose(
+                ours["state"][name], value, rtol=1e-9, atol=1e-9 * scale + 1e-15, err_msg=name
+            )
         else:
             assert torch.equal(ours["state"][name], value), name
     for mine, theirs in zip(ours["losses"], reference["losses"], strict=True):

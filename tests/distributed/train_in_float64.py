@@ -1,4 +1,5 @@
-"""Worker of test_distributed_equality.py: trains a small network in float64 on drawn images and saves its weights.
+"""Worker of test_distributed_equality.py: trains a small network in float64 on drawn images and saves its
+weights.
 
 Usage: train_in_float64.py OUTPUT
 """

@@ -19,7 +19,8 @@ DEFAULT_FOLDER = REPOSITORY.parent / "shared" / "goldens"
 
 
 def golden_path(method: str, name: str) -> Path:
-    """Path of one golden file; skips when no goldens are here, fails when GOLDENS is set but the file is missing."""
+    """Path of one golden file; skips when no goldens are here, fails when GOLDENS is set but the file is
+    missing."""
     asked = os.environ.get("GOLDENS")
     folder = Path(asked) if asked else DEFAULT_FOLDER
     if not asked and not folder.is_dir():
@@ -51,7 +52,8 @@ def load_json(method: str, name: str) -> Any:
 def cases(method: str, name: str, field: str) -> list[str]:
     """Names of the cases of a `<case>/<field>` archive, found by a field that every case has.
 
-    Runs at collection time: where the goldens are missing it returns one placeholder case, whose test then skips
+    Runs at collection time: where the goldens are missing it returns one placeholder case, whose test then
+    skips
     or fails through `golden_path`.
     """
     asked = os.environ.get("GOLDENS")
@@ -80,5 +82,9 @@ def golden_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 
 def golden_state(shapes: dict[str, list[int]], prefix: str = "") -> dict[str, torch.Tensor]:
-    """A whole state dict at golden weights: `shapes` maps entry name to shape, `prefix` goes before the name for the draw."""
-    return {name: torch.from_numpy(np.asarray(golden_tensor(prefix + name, tuple(shape)))) for name, shape in shapes.items()}
+    """A whole state dict at golden weights: `shapes` maps entry name to shape, `prefix` goes before the name
+    for the draw."""
+    return {
+        name: torch.from_numpy(np.asarray(golden_tensor(prefix + name, tuple(shape))))
+        for name, shape in shapes.items()
+    }

@@ -1,4 +1,5 @@
-"""The 18 colour policies and their operations (autoaugment_policies.json, autoaugment.npz, specification 3.9)."""
+"""The 18 colour policies and their operations (autoaugment_policies.json, autoaugment.npz, specification
+3.9)."""
 
 from __future__ import annotations
 

@@ -13,11 +13,11 @@ import golden_files
 import numpy as np
 import pytest
 import torch
-from trainers.inference import Prediction, Predictor, evaluation_mode, fused_probability
-from trainers.protocols import Protocol, protocol_named
 
 import networks
 from networks.spec import NetworkSpec
+from trainers.inference import Prediction, Predictor, evaluation_mode, fused_probability
+from trainers.protocols import Protocol, protocol_named
 
 PROTOCOL_OF_PRESET = {"robot": "mrnet-robotcar"}  # others are called as ours, without "mrnet-"
 IMAGE_STRIDE, LABEL_STRIDE, PROBABILITY_STRIDE = 64, 8, 32

@@ -1,4 +1,4 @@
-"""MRNet's networks against the reference: state-dict manifests and deeplab_forward.npz (float32, tolerances of its README)."""
+"""MRNet's networks against the reference: state-dict manifests and deeplab_forward.npz (float32)."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_variant_differs_from_se_gn_as_listed(variant: str) -> None:
 
 
 def recipe(case: str) -> dict[str, Any]:
-    """How the case's network and input are made: from the JSON beside the archive, else from the case's name."""
+    """How the case's network and input are made: from the JSON beside the archive, else from its name."""
     if has_golden("mrnet", RECIPES):
         recipes = load_json("mrnet", RECIPES)
         if case in recipes:

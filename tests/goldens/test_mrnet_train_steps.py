@@ -41,7 +41,11 @@ def make_network(config: dict[str, Any]) -> nn.Module:
         backbone="resnet101_caffe",
         num_classes=config["num_classes"],
         class_space="cityscapes19" if config["num_classes"] == 19 else "robotcar9",
-        options={"norm_style": config["norm_style"], "use_se": config["use_se"], "drop_rate": config["droprate"]},
+        options={
+            "norm_style": config["norm_style"],
+            "use_se": config["use_se"],
+            "drop_rate": config["droprate"],
+        },
     )
     network = build(spec)
     shapes = {name: list(tensor.shape) for name, tensor in network.state_dict().items()}
@@ -89,7 +93,9 @@ def make_trainer(config: dict[str, Any]) -> MemoryRegularizedTrainer:
     )
 
 
-def batches_of_step(config: dict[str, Any], arrays: dict[str, np.ndarray], case: str, step: int) -> dict[str, Batch]:
+def batches_of_step(
+    config: dict[str, Any], arrays: dict[str, np.ndarray], case: str, step: int
+) -> dict[str, Batch]:
     shape = (config["n"], 3, *config["crop_hw"])
     rng = np.random.default_rng(config["seed"] + step)
     names, sizes = ("image",) * config["n"], torch.tensor([config["crop_hw"]] * config["n"])
@@ -118,14 +124,20 @@ def test_iterations_match_the_authors_trainer(case: str) -> None:
         for column, value in expected.items():
             ours = terms.get(COLUMNS[column], 0.0)
             np.testing.assert_allclose(ours, value, rtol=1e-6, err_msg=f"{column} at iteration {iteration}")
-        np.testing.assert_allclose(trainer.class_weights.weight.numpy(), arrays[f"{case}/class_weight_{step}"], rtol=1e-12)
+        np.testing.assert_allclose(
+            trainer.class_weights.weight.numpy(), arrays[f"{case}/class_weight_{step}"], rtol=1e-12
+        )
         for name in entries:
             delta = trainer.network.state_dict()[name] - initial[name]
             norm = arrays[f"{case}/delta_norm/{name}"][step]
-            np.testing.assert_allclose(delta.norm().item(), norm, rtol=1e-5, atol=1e-12, err_msg=f"norm {name}")
+            np.testing.assert_allclose(
+                delta.norm().item(), norm, rtol=1e-5, atol=1e-12, err_msg=f"norm {name}"
+            )
             total = arrays[f"{case}/delta_sum/{name}"][step]
             slack = 1e-5 * float(norm) * delta.numel() ** 0.5
-            np.testing.assert_allclose(delta.sum().item(), total, rtol=1e-5, atol=slack, err_msg=f"sum {name}")
+            np.testing.assert_allclose(
+                delta.sum().item(), total, rtol=1e-5, atol=slack, err_msg=f"sum {name}"
+            )
 
     for name in entries:
         delta = (trainer.network.state_dict()[name] - initial[name]).flatten()[:16].numpy()

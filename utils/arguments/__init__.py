@@ -36,6 +36,8 @@ from utils.arguments.training_options import (
     add_memory_arguments,
     add_network_arguments,
     add_optimizer_arguments,
+    add_segmentation_loss_arguments,
+    add_training_arguments,
 )
 from utils.arguments.values import (
     boolean_word,
@@ -69,8 +71,10 @@ __all__ = [
     "add_pseudo_label_arguments",
     "add_reading_arguments",
     "add_run_arguments",
+    "add_segmentation_loss_arguments",
     "add_source_arguments",
     "add_target_arguments",
+    "add_training_arguments",
     "as_settings",
     "batch_line",
     "boolean_word",

@@ -127,6 +127,20 @@ def add_data_arguments(parser: Parser, *, crop_size: str = "640,360") -> None:
         help="labelled images are resized to --input-size times a factor drawn from it; none: no scaling",
     )
     add(
+        "--crop-attempts",
+        type=values.positive_int,
+        default=10,
+        metavar="N",
+        help="random crops of a labelled image to try until one shows enough classes",
+    )
+    add(
+        "--crop-min-classes",
+        type=values.non_negative_int,
+        default=10,
+        metavar="N",
+        help="a crop with more than so many label values (255 counts) is taken at once",
+    )
+    add(
         "--random-mirror",
         action=argparse.BooleanOptionalAction,
         default=False,

@@ -6,8 +6,22 @@ import argparse
 from typing import Any
 
 from utils.arguments import values
+from utils.arguments.common_options import (
+    add_batch_norm_arguments,
+    add_distributed_arguments,
+    add_precision_arguments,
+    add_run_arguments,
+)
 from utils.arguments.parser import Parser
 from utils.errors import UserError
+
+
+def add_training_arguments(parser: Parser) -> None:
+    """What every training script has: run folder, processes, BatchNorm, precision."""
+    add_run_arguments(parser)
+    add_distributed_arguments(parser)
+    add_batch_norm_arguments(parser)
+    add_precision_arguments(parser)
 
 
 def add_network_arguments(parser: Parser) -> None:
@@ -86,41 +100,8 @@ def add_network_arguments(parser: Parser) -> None:
 
 def add_optimizer_arguments(parser: Parser) -> None:
     """Batch, steps and optimizers."""
+    _add_step_arguments(parser)
     add = parser.add_argument_group("optimizer").add_argument
-    add(
-        "--batch-size",
-        type=values.positive_int,
-        default=16,
-        metavar="N",
-        help="images per domain and optimizer step, over all processes and --accumulation",
-    )
-    add(
-        "--accumulation",
-        type=values.positive_int,
-        default=1,
-        metavar="N",
-        help="micro-batches per optimizer step; --batch-size is split over them",
-    )
-    add(
-        "--num-steps",
-        type=values.positive_int,
-        default=100_000,
-        metavar="N",
-        help="optimizer steps until the learning rate reaches 0",
-    )
-    add(
-        "--num-steps-stop",
-        type=values.positive_int,
-        metavar="N",
-        help="optimizer steps to run (default: --num-steps)",
-    )
-    add(
-        "--warm-up",
-        type=values.non_negative_int,
-        default=0,
-        metavar="N",
-        help="optimizer steps from a tenth of the learning rate to all of it",
-    )
     add(
         "--optimizer",
         choices=("sgd", "adamw"),
@@ -156,14 +137,59 @@ def add_optimizer_arguments(parser: Parser) -> None:
         metavar="G",
         help="gradients of the segmentation network are scaled down to this norm; 0: never",
     )
+    add(
+        "--ema-decay",
+        type=values.fraction,
+        default=0.0,
+        metavar="A",
+        help="keep a teacher, a moving average of the weights (evaluate.py --weights teacher); 0: none",
+    )
     parser.add_original(
         "--iter-size", "no effect at 1; see --accumulation", _only_one, type=values.positive_int
     )
 
 
-def add_memory_arguments(parser: Parser) -> None:
-    """Loss terms of MRNet and its stage II (Zheng & Yang, IJCAI 2020 and IJCV 2021)."""
-    add = parser.add_argument_group("losses").add_argument
+def _add_step_arguments(parser: Parser) -> None:
+    add = parser.add_argument_group("batch and steps").add_argument
+    add(
+        "--batch-size",
+        type=values.positive_int,
+        default=16,
+        metavar="N",
+        help="images per domain and optimizer step, over all processes and --accumulation",
+    )
+    add(
+        "--accumulation",
+        type=values.positive_int,
+        default=1,
+        metavar="N",
+        help="micro-batches per optimizer step; --batch-size is split over them",
+    )
+    add(
+        "--num-steps",
+        type=values.positive_int,
+        default=100_000,
+        metavar="N",
+        help="optimizer steps until the learning rate reaches 0",
+    )
+    add(
+        "--num-steps-stop",
+        type=values.positive_int,
+        metavar="N",
+        help="optimizer steps to run (default: --num-steps)",
+    )
+    add(
+        "--warm-up",
+        type=values.non_negative_int,
+        default=0,
+        metavar="N",
+        help="optimizer steps from a tenth of the learning rate to all of it",
+    )
+
+
+def add_segmentation_loss_arguments(parser: Parser) -> None:
+    """Loss on labelled images: both heads, class weights, choice of pixels (Zheng & Yang, IJCAI 2020)."""
+    add = parser.add_argument_group("segmentation loss").add_argument
     add(
         "--lambda-seg",
         type=values.non_negative_float,
@@ -171,6 +197,37 @@ def add_memory_arguments(parser: Parser) -> None:
         metavar="W",
         help="weight of the auxiliary head's segmentation loss; the main head's is 1",
     )
+    add(
+        "--class-balance",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="weigh classes that are rare in the batch by --max-value",
+    )
+    add(
+        "--often-balance",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also weigh classes by how often recent batches lacked them",
+    )
+    add(
+        "--max-value",
+        type=values.non_negative_float,
+        default=2.0,
+        metavar="W",
+        help="weight of a rare class with --class-balance",
+    )
+    add(
+        "--only-hard-label",
+        type=values.percentile,
+        default=0.0,
+        metavar="Q",
+        help="drop pixels whose loss is below this percentile of the batch, per head; 0: keep all",
+    )
+
+
+def add_memory_arguments(parser: Parser) -> None:
+    """Loss terms on unlabelled target images (Zheng & Yang, IJCAI 2020)."""
+    add = parser.add_argument_group("target terms").add_argument
     add(
         "--lambda-adv-target1",
         type=values.non_negative_float,
@@ -214,30 +271,10 @@ def add_memory_arguments(parser: Parser) -> None:
         help="learning rate of the discriminators (Adam)",
     )
     add(
-        "--class-balance",
+        "--unweighted-terms",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="weigh classes that are rare in the batch by --max-value",
-    )
-    add(
-        "--often-balance",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="also weigh classes by how often recent batches lacked them",
-    )
-    add(
-        "--max-value",
-        type=values.non_negative_float,
-        default=2.0,
-        metavar="W",
-        help="weight of a rare class with --class-balance",
-    )
-    add(
-        "--only-hard-label",
-        type=values.percentile,
-        default=0.0,
-        metavar="Q",
-        help="drop pixels whose loss is below this percentile of the batch, per head; 0: keep all",
+        help="compute and log terms of weight 0 too; slower",
     )
 
 

@@ -70,3 +70,11 @@ def test_ties_of_the_nearest_neighbour_follow_pillow_at_published_sizes() -> Non
 def test_an_image_of_the_right_size_is_not_copied() -> None:
     image = np.zeros((4, 6, 3), np.uint8)
     assert resize_image(image, (6, 4), "pillow_bicubic") is image
+
+
+@pytest.mark.parametrize(("new_height", "new_width"), [(40, 60), (35, 60), (12, 50), (70, 20), (44, 66)])
+def test_a_window_follows_the_order_of_pillows_passes(new_height: int, new_width: int) -> None:
+    image = np.random.default_rng(0).integers(0, 256, (50, 66, 3), dtype=np.uint8)
+    whole = plain_resize(image, (new_width, new_height), "pillow_bicubic")
+    window = resize_image(image, (new_width, new_height), "pillow_bicubic", Window(2, 3, 9, 13))
+    np.testing.assert_array_equal(window, whole[2:11, 3:16])

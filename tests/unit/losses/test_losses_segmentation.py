@@ -167,7 +167,7 @@ def test_two_ranks_share_one_loss_threshold_and_gradient(two_ranks: Any, percent
 
     parts = two_ranks.run(part)
     two_ranks.size = 1
-    whole = torch.stack([logits.detach()]).squeeze(0).requires_grad_()
+    whole = logits.detach().clone().requires_grad_()
     pixel_loss = pixel_cross_entropy(whole, labels) * F.pad(weight, (0, 251))[labels.long()]
     threshold = np.percentile(pixel_loss.detach().numpy(), percentile)
     chosen = (pixel_loss >= threshold) & (labels != 255)
@@ -179,19 +179,31 @@ def test_two_ranks_share_one_loss_threshold_and_gradient(two_ranks: Any, percent
 
 
 @pytest.mark.gpu
-def test_on_a_gpu_it_is_deterministic_equal_and_waits_for_nothing() -> None:
+def test_selection_on_a_gpu_equals_the_cpu_and_waits_for_nothing() -> None:
     logits, labels, weight = _case(2, 19, (64, 64))
     expected = hard_pixel_cross_entropy(logits, labels, weight, 80)
-    on_gpu = logits.detach().cuda().requires_grad_()
-    inputs = (on_gpu, labels.cuda(), weight.cuda(), 80.0)
-    hard_pixel_cross_entropy(*inputs)
+    inputs = (logits.detach().cuda().requires_grad_(), labels.cuda(), weight.cuda(), 80.0)
+    hard_pixel_cross_entropy(*inputs)  # first calls may allocate and wait
     torch.cuda.set_sync_debug_mode("error")
-    torch.use_deterministic_algorithms(True)
     try:
         hard = hard_pixel_cross_entropy(*inputs)
         hard.loss.backward()
     finally:
-        torch.use_deterministic_algorithms(False)
         torch.cuda.set_sync_debug_mode("default")
     torch.testing.assert_close(hard.loss.cpu(), expected.loss)
     assert torch.equal(hard.labels.cpu(), expected.labels)
+
+
+@pytest.mark.gpu
+def test_cross_entropy_on_a_gpu_has_a_deterministic_form() -> None:
+    logits, labels, weight = _case(2, 19, (64, 64))
+    gradients = []
+    torch.use_deterministic_algorithms(True)
+    try:
+        for _ in range(2):
+            on_gpu = logits.detach().cuda().requires_grad_()
+            weighted_cross_entropy(on_gpu, labels.cuda(), weight.cuda()).backward()
+            gradients.append(on_gpu.grad)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert torch.equal(*gradients)

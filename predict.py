@@ -1,0 +1,224 @@
+"""Label any images with a snapshot: label maps, colours, overlays, or the ids a benchmark server wants.
+
+A folder:          python predict.py photos --restore-from runs/ft --output-dir predictions
+Some images:       python predict.py a.jpg b.png --restore-from runs/ft --output-dir predictions
+For a server:      python predict.py data/cityscapes/leftImg8bit/test --restore-from runs/ft \\
+                       --output-dir submission --write labels --server-ids cityscapes
+Several GPUs:      torchrun --standalone --nproc-per-node 4 predict.py photos ...
+
+Outputs keep the images' relative paths: <name>.png (8-bit train ids), <name>_color.png, <name>_overlay.png,
+<name>_confidence.png. Existing outputs are replaced, input images never.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+
+from data_loaders.decoding import map_label, read_image, write_label_png
+from data_loaders.description import load_description
+from trainers.inference import ImageProgress, Prediction, Predictor, PreparedImage, evaluation_mode, prefetch
+from trainers.inference_arguments import Snapshot, add_inference_arguments, open_snapshot, prepare_device
+from utils import distributed, logs
+from utils.arguments import (
+    add_distributed_arguments,
+    existing_path,
+    folder,
+    make_parser,
+    non_negative_int,
+    parse,
+)
+from utils.class_spaces import ClassSpace, class_space
+from utils.distributed import World
+from utils.errors import UserError, entry_point
+from utils.pictures import colorize, overlay, write_png
+
+IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
+KINDS = ("labels", "color", "overlay", "confidence")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Picture:
+    """An input image and the path, without suffix, of its outputs."""
+
+    image: Path
+    output: Path
+
+    def path(self, kind: str) -> Path:
+        """Where the output of this kind goes."""
+        suffix = "" if kind == "labels" else f"_{kind}"
+        return self.output.with_name(f"{self.output.name}{suffix}.png")
+
+
+def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The options of this script."""
+    parser = make_parser(__doc__ or "", prog="predict.py")
+    parser.add_argument(
+        "images", nargs="+", type=existing_path, metavar="IMAGE|DIR", help="images, or folders searched below"
+    )
+    add = parser.add_argument_group("input and output").add_argument
+    add(
+        "--restore-from",
+        type=existing_path,
+        required=True,
+        metavar="PATH",
+        help="run folder (its last) or file",
+    )
+    add("--output-dir", type=folder, required=True, metavar="DIR", help="folder to write")
+    add(
+        "--write",
+        nargs="+",
+        choices=KINDS,
+        metavar="KIND",
+        help=f"{', '.join(KINDS)} (default: labels color)",
+    )
+    add(
+        "--server-ids",
+        metavar="NAME|TOML",
+        help="label maps hold the raw ids of this data set, as its benchmark server wants, not train ids",
+    )
+    add(
+        "--num-workers",
+        type=non_negative_int,
+        default=2,
+        metavar="N",
+        help="threads that read and write images",
+    )
+    add_inference_arguments(parser)
+    add_distributed_arguments(parser)
+    args = parse(parser, argv)
+    args.write = args.write or ["labels", "color"]
+    return args
+
+
+@entry_point
+def main(argv: Sequence[str] | None = None) -> int:
+    """Labels this rank's part of the images."""
+    args = parse_args(argv)
+    pictures = find_pictures(args.images, args.output_dir)
+    _refuse_overwriting(pictures, args.write)
+    with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
+        logs.configure(world.rank, None)
+        cv2.setNumThreads(0)
+        snapshot = open_snapshot(args.restore_from, args, target=None)
+        space = class_space(snapshot.loaded.spec.class_space)
+        table = raw_id_table(args.server_ids, space) if args.server_ids else None
+        _predict(pictures, snapshot, args, world, space, table)
+        distributed.barrier("the last image")
+        if world.is_main:
+            print(f"{len(pictures)} images labelled into {args.output_dir} ({snapshot.protocol.describe()})")
+    return 0
+
+
+def find_pictures(inputs: Sequence[Path], output: Path) -> list[Picture]:
+    """All images named or below the folders named, with outputs at the same relative paths.
+
+    Raises:
+        UserError: no image, or two images that would share an output.
+    """
+    found: dict[Path, Path] = {}
+    for given in inputs:
+        root = given if given.is_dir() else given.parent
+        for image in _images_below(given, output) if given.is_dir() else [given]:
+            key = output / image.relative_to(root).with_suffix("")
+            if found.setdefault(key, image) != image:
+                raise UserError(f"{found[key]} and {image} would both become {key}.png; label them apart")
+    if not found:
+        raise UserError(f"no image ({', '.join(sorted(IMAGE_SUFFIXES))}) in {', '.join(map(str, inputs))}")
+    return [Picture(image, key) for key, image in found.items()]
+
+
+def _images_below(root: Path, output: Path) -> Iterator[Path]:
+    """Image files below a folder, without those of an output folder inside it (an earlier run's)."""
+    skipped = output.resolve()
+    for path in sorted(root.rglob("*")):
+        inside = skipped != root.resolve() and skipped in path.resolve().parents
+        if path.suffix.lower() in IMAGE_SUFFIXES and not inside and path.is_file():
+            yield path
+
+
+def raw_id_table(name: str, space: ClassSpace) -> np.ndarray:
+    """(256,) uint8 table from train ids of `space` to raw label ids of a data set; 255 becomes 0.
+
+    Raises:
+        UserError: a class has no raw id, or several.
+    """
+    to_train = load_description(name).label_table(space.name)
+    table = np.zeros(256, np.uint8)
+    for index, class_name in enumerate(space.class_names):
+        raw = np.flatnonzero(to_train == index)
+        if len(raw) != 1:
+            raise UserError(
+                f"--server-ids {name}: class {class_name} of {space.name} has {len(raw)} raw ids there; one "
+                "is needed"
+            )
+        table[index] = raw[0]
+    return table
+
+
+def _refuse_overwriting(pictures: Sequence[Picture], kinds: Sequence[str]) -> None:
+    images = {picture.image.resolve() for picture in pictures}
+    for picture in pictures:
+        for kind in kinds:
+            if picture.path(kind).resolve() in images:
+                raise UserError(f"{picture.path(kind)} is an input image; choose another --output-dir")
+
+
+def _predict(
+    pictures: Sequence[Picture],
+    snapshot: Snapshot,
+    args: argparse.Namespace,
+    world: World,
+    space: ClassSpace,
+    table: np.ndarray | None,
+) -> None:
+    network = snapshot.network.to(world.device)
+    precision = prepare_device(args, world)
+    protocol = dataclasses.replace(snapshot.protocol, output_size=None)  # whatever size the images have
+    predictor = Predictor(network, protocol, device=world.device, precision=precision)
+    mine = [pictures[index] for index in distributed.shard(len(pictures))]
+    progress = ImageProgress("prediction", len(mine))
+
+    def load(picture: Picture) -> tuple[Picture, np.ndarray, PreparedImage]:
+        image = read_image(picture.image)
+        return picture, image, predictor.prepare(image)
+
+    with evaluation_mode(network):
+        for picture, image, prepared in prefetch(load, mine, args.num_workers):
+            prediction = predictor.predict(prepared)
+            _write(picture, image, prediction, args.write, snapshot.protocol.passes, space, table)
+            progress.advance()
+
+
+def _write(
+    picture: Picture,
+    image: np.ndarray,
+    prediction: Prediction,
+    kinds: Sequence[str],
+    passes: int,
+    space: ClassSpace,
+    table: np.ndarray | None,
+) -> None:
+    label = prediction.label.cpu().numpy()
+    picture.output.parent.mkdir(parents=True, exist_ok=True)
+    if "labels" in kinds:
+        write_label_png(picture.path("labels"), label if table is None else map_label(label, table))
+    if "color" in kinds:
+        write_label_png(picture.path("color"), label, space.palette)
+    if "overlay" in kinds:
+        shown = image if image.shape[:2] == label.shape else cv2.resize(image, label.shape[::-1])
+        write_png(picture.path("overlay"), overlay(shown, colorize(label, space.palette)))
+    if "confidence" in kinds:
+        share = (prediction.confidence / passes * 255).round().clamp(0, 255).to(torch.uint8)
+        write_label_png(picture.path("confidence"), share.cpu().numpy())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,127 @@
+"""predict.py on images and folders of any kind."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+import predict
+from tests.distributed.launching import run_processes
+from tests.toy_cityscapes import small_network, write_snapshot
+
+
+@pytest.fixture
+def snapshot(tmp_path: Path) -> Path:
+    return write_snapshot(tmp_path / "runs" / "ft" / "iteration_0000007.pth", small_network())
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    """Three photographs of different sizes and formats, one in a sub-folder, and a text file."""
+    folder = tmp_path / "photos"
+    (folder / "trip").mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    for name, size in (("a.jpg", (40, 60)), ("b.png", (33, 47)), ("trip/c.png", (32, 64))):
+        cv2.imwrite(str(folder / name), rng.integers(0, 256, (*size, 3), np.uint8))
+    (folder / "notes.txt").write_text("no image")
+    return folder
+
+
+def arguments(snapshot: Path, output: Path, *words: object) -> list[str]:
+    common = ("--restore-from", snapshot, "--output-dir", output, "--device", "cpu")
+    return [str(word) for word in (*words, *common)]
+
+
+def read(path: Path) -> np.ndarray:
+    return cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+
+
+def written(folder: Path) -> set[str]:
+    return {str(path.relative_to(folder)) for path in folder.rglob("*.png")}
+
+
+def test_folder_keeps_relative_names_and_sizes(snapshot: Path, photos: Path, tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    assert predict.main(arguments(snapshot, output, photos)) == 0
+    expected = {"a", "b", "trip/c"}
+    assert written(output) == {f"{name}.png" for name in expected} | {
+        f"{name}_color.png" for name in expected
+    }
+    assert read(output / "a.png").shape == (40, 60)
+    assert read(output / "b.png").shape == (33, 47)
+    assert read(output / "trip" / "c.png").max() < 19
+
+
+def test_single_image_with_all_kinds(snapshot: Path, photos: Path, tmp_path: Path) -> None:
+    words = (photos / "a.jpg", "--write", *predict.KINDS)
+    assert predict.main(arguments(snapshot, tmp_path / "out", *words)) == 0
+    assert written(tmp_path / "out") == {"a.png", "a_color.png", "a_overlay.png", "a_confidence.png"}
+    assert read(tmp_path / "out" / "a_overlay.png").shape == (40, 60, 3)
+    assert read(tmp_path / "out" / "a_confidence.png").shape == (40, 60)
+
+
+def test_server_ids_are_the_data_sets_own(snapshot: Path, photos: Path, tmp_path: Path) -> None:
+    image = photos / "a.jpg"
+    plain, server = tmp_path / "plain", tmp_path / "server"
+    assert predict.main(arguments(snapshot, plain, image, "--write", "labels")) == 0
+    assert (
+        predict.main(arguments(snapshot, server, image, "--write", "labels", "--server-ids", "cityscapes"))
+        == 0
+    )
+    ids = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])
+    np.testing.assert_array_equal(read(server / "a.png"), ids[read(plain / "a.png")])
+
+
+def test_protocol_of_fixed_output_size_still_gives_the_images_size(
+    snapshot: Path, photos: Path, tmp_path: Path
+) -> None:
+    words = (photos / "b.png", "--protocol", "mrnet-cityscapes", "--base-size", "64,32")
+    assert predict.main(arguments(snapshot, tmp_path / "out", *words)) == 0
+    assert read(tmp_path / "out" / "b.png").shape == (33, 47)
+
+
+def test_two_processes_write_the_same_files(snapshot: Path, photos: Path, tmp_path: Path) -> None:
+    for n in (1, 2):
+        run_processes(n, ["predict.py", *arguments(snapshot, tmp_path / f"out{n}", photos)])
+    assert written(tmp_path / "out1") == written(tmp_path / "out2")
+    for name in written(tmp_path / "out1"):
+        assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
+
+
+def test_input_images_are_never_overwritten(
+    snapshot: Path, photos: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = (photos / "b.png").read_bytes()
+    assert predict.main(arguments(snapshot, photos, photos)) == 2
+    assert "is an input image" in capsys.readouterr().err
+    assert (photos / "b.png").read_bytes() == before
+
+
+def test_outputs_inside_the_input_folder_are_not_labelled_again(snapshot: Path, photos: Path) -> None:
+    output = photos / "predictions"
+    for _ in range(2):
+        assert predict.main(arguments(snapshot, output, photos, "--write", "labels")) == 0
+    assert written(output) == {"a.png", "b.png", "trip/c.png"}
+
+
+def test_two_images_of_one_output_are_refused(
+    snapshot: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cv2.imwrite(str(photos / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    assert predict.main(arguments(snapshot, tmp_path / "out", photos)) == 2
+    assert "would both become" in capsys.readouterr().err
+
+
+def test_folder_without_images_and_ambiguous_server_ids_are_refused(
+    snapshot: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "empty").mkdir()
+    assert predict.main(arguments(snapshot, tmp_path / "out", tmp_path / "empty")) == 2
+    assert "no image" in capsys.readouterr().err
+    words = (photos, "--server-ids", "camvid")
+    assert predict.main(arguments(snapshot, tmp_path / "out", *words)) == 2
+    assert "error" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,116 @@
+"""networks.backbone_weights"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torchvision import models
+
+from networks import NetworkSpec, build
+from networks.backbone_weights import load_backbone
+from networks.segmentation import SegmentationNetwork
+from utils.errors import UserError
+
+
+def network(backbone: str, architecture: str = "deeplab_two_head") -> SegmentationNetwork:
+    options = {"head_channels": 8, "bottleneck_channels": 8} if architecture == "deeplab_two_head" else {}
+    return build(NetworkSpec(architecture, backbone, 3, "any3", options))
+
+
+def saved(path: Path, state: dict[str, Any], **how: Any) -> str:
+    torch.save(state, path, **how)
+    return str(path)
+
+
+def test_torchvision_resnet_file_fills_the_backbone_and_leaves_the_heads(tmp_path: Path) -> None:
+    reference, net = models.resnet18().state_dict(), network("resnet18")
+    heads = [p.clone() for _, p in net.head_parameters()]
+    line = load_backbone(net, saved(tmp_path / "r18.pth", reference))
+    assert "120 entries of a ResNet ImageNet file" in line
+    assert all(torch.equal(value, reference[name]) for name, value in net.backbone_parameters())
+    assert all(torch.equal(old, new) for old, (_, new) in zip(heads, net.head_parameters(), strict=True))
+
+
+def test_half_precision_mobilenet_file_fills_the_backbone(tmp_path: Path) -> None:
+    reference = models.mobilenet_v2().state_dict()
+    half = {name: value.half() if value.ndim >= 2 else value for name, value in reference.items()}
+    net = network("mobilenet_v2")
+    load_backbone(net, saved(tmp_path / "m.pth", half))
+    weight = net.features[17].conv[2].weight
+    assert weight.dtype == torch.float32
+    assert torch.equal(weight, reference["features.17.conv.2.weight"].half().float())
+
+
+def test_caffe_file_in_the_old_format_drops_the_first_component_and_its_heads(tmp_path: Path) -> None:
+    net = network("resnet101_caffe")
+    state = {name: value for name, value in net.state_dict().items() if net.is_backbone(name)}
+    state = {name: torch.full_like(v, 0.5) for name, v in state.items() if v.is_floating_point()}
+    file = {f"Scale.{name}": value for name, value in state.items()}
+    file |= {f"Scale.layer5.conv2d_list.{i}.weight": torch.zeros(21, 2048, 3, 3) for i in range(2)}
+    load_backbone(net, saved(tmp_path / "init.pth", file, _use_new_zipfile_serialization=False))
+    assert (net.layer3[22].bn3.running_var == 0.5).all()
+    assert (net.conv1.weight == 0.5).all()
+    assert not (net.layer5.conv2d_list[0][0].weight == 0.5).any()
+
+
+def test_vgg_file_is_renumbered(tmp_path: Path) -> None:
+    net = network("vgg16", "deeplab_vgg")
+    with torch.device("meta"):
+        shapes = {name: v.shape for name, v in models.vgg16().state_dict().items()}
+    numbers = iter(range(1, 100))
+    state = {
+        name: torch.full(shape, float(next(numbers))) for name, shape in shapes.items() if "features" in name
+    }
+    state["classifier.0.weight"] = torch.zeros(1)
+    with pytest.raises(UserError, match=r"first features.29.weight"):
+        load_backbone(net, saved(tmp_path / "vgg.pth", state))
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: models.resnet18().state_dict(), "use --backbone resnet18 or resnet50"),
+        (lambda: {"Scale.conv1.weight": torch.zeros(1)}, "entries are missing"),
+        (lambda: {"something": torch.zeros(1)}, "unknown layout"),
+        (lambda: MRNET, "start from it with --restore-from"),
+    ],
+)
+def test_files_for_something_else_are_refused(tmp_path: Path, make: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_backbone(network("resnet101_caffe"), saved(tmp_path / "x.pth", make()))
+
+
+MRNET = {"conv1.weight": torch.zeros(1), "layer6.head.1.weight": torch.zeros(19, 1, 1, 1)}
+
+
+def test_a_deeper_network_is_a_partial_match(tmp_path: Path) -> None:
+    state = {name: value for name, value in models.resnet50().state_dict().items()}
+    with pytest.raises(UserError, match=r"does not fit resnet18: .* are not part of it"):
+        load_backbone(network("resnet18"), saved(tmp_path / "r50.pth", state))
+
+
+def test_a_missing_file_names_the_command_that_helps(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere.pth does not exist; `python prepare_data.py weights`"):
+        load_backbone(network("resnet18"), str(tmp_path / "nowhere.pth"))
+
+
+def test_none_leaves_everything_as_it_is() -> None:
+    net = network("resnet18_quarter")
+    before = nn.utils.parameters_to_vector(net.parameters()).clone()
+    assert "random" in load_backbone(net, "none")
+    assert torch.equal(before, nn.utils.parameters_to_vector(net.parameters()))
+
+
+def test_torchvision_without_network_or_weights_is_a_clear_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any, **kwargs: Any) -> None:
+        raise OSError("no route to host")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(UserError, match=r"failed .no route to host.; fetch it"):
+        load_backbone(network("resnet18"), "torchvision")
+    with pytest.raises(UserError, match=r"torchvision has no weights for the backbone resnet101_caffe"):
+        load_backbone(network("resnet101_caffe"), "torchvision")

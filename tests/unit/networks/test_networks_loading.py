@@ -1,0 +1,125 @@
+"""networks.loading"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from networks import NetworkSpec, build
+from networks.loading import load_network, load_weights
+from networks.segmentation import SegmentationNetwork
+from utils import snapshots
+from utils.errors import UserError
+
+
+def network(num_classes: int = 3, backbone: str = "resnet18_quarter", **options: Any) -> SegmentationNetwork:
+    small = {"head_channels": 8, "bottleneck_channels": 8}
+    return build(NetworkSpec("deeplab_two_head", backbone, num_classes, "any", {**small, **options}))
+
+
+def snapshot(net: SegmentationNetwork, teacher: SegmentationNetwork | None = None) -> dict[str, Any]:
+    return {
+        "format_version": snapshots.FORMAT_VERSION,
+        "iteration": 7,
+        "network": net.spec.to_dict(),
+        "weights": net.state_dict(),
+        "teacher": None if teacher is None else teacher.state_dict(),
+        "evaluation": {"protocol": "common"},
+    }
+
+
+def same_weights(left: SegmentationNetwork, right: SegmentationNetwork) -> bool:
+    entries = right.state_dict()
+    return all(torch.equal(value, entries[name]) for name, value in left.state_dict().items())
+
+
+@pytest.fixture
+def student() -> SegmentationNetwork:
+    return network()
+
+
+@pytest.fixture
+def run_folder(tmp_path: Path, student: SegmentationNetwork) -> Path:
+    snapshots.SnapshotFolder(tmp_path / "run", keep=1).write(snapshot(student), 7)
+    return tmp_path / "run"
+
+
+def test_a_run_folder_gives_its_last_network(run_folder: Path, student: SegmentationNetwork) -> None:
+    loaded = load_network(run_folder, num_classes_expected=3)
+    assert same_weights(loaded.network, student)
+    assert (loaded.iteration, loaded.source, loaded.evaluation) == (7, "segadapt", {"protocol": "common"})
+    assert loaded.spec == student.spec
+
+
+def test_the_teacher_is_loaded_when_asked_for(tmp_path: Path, student: SegmentationNetwork) -> None:
+    teacher = network()
+    snapshots.save(tmp_path / "s.pth", snapshot(student, teacher))
+    assert same_weights(load_network(tmp_path / "s.pth", weights="teacher").network, teacher)
+
+
+def test_a_snapshot_without_teacher_says_so(run_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no teacher weights"):
+        load_network(run_folder, weights="teacher")
+
+
+def test_another_class_count_is_refused(run_folder: Path) -> None:
+    with pytest.raises(UserError, match=r"has 3 classes .any., but 19 are needed"):
+        load_network(run_folder, num_classes_expected=19)
+
+
+def test_options_can_be_replaced(run_folder: Path) -> None:
+    assert load_network(run_folder, spec_overrides={"drop_rate": 0.3}).network.layer6.head[0].p == 0.3
+
+
+def test_weights_that_do_not_fit_their_own_description_are_refused(tmp_path: Path) -> None:
+    content = snapshot(network())
+    del content["weights"]["conv1.weight"]
+    snapshots.save(tmp_path / "s.pth", content)
+    with pytest.raises(UserError, match=r"does not fit .* first conv1.weight"):
+        load_network(tmp_path / "s.pth")
+
+
+def test_a_published_generator_in_the_old_format_is_loaded(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    original = build(NetworkSpec("deeplab_two_head", "resnet101_caffe", 9, "robotcar9", {"norm_style": "gn"}))
+    state = {"module." + name: value for name, value in original.state_dict().items()}
+    torch.save(state, tmp_path / "GTA5_25000.pth", _use_new_zipfile_serialization=False)
+    (tmp_path / "opts.yaml").write_text("model: DeepLab\nnorm_style: gn\nuse_se: false\n")
+    loaded = load_network(tmp_path / "GTA5_25000.pth", num_classes_expected=9)
+    assert same_weights(loaded.network, original)
+    assert (loaded.source, loaded.iteration, loaded.evaluation) == ("mrnet", 25000, {})
+    with pytest.raises(UserError, match=r"holds no teacher"):
+        load_network(tmp_path / "GTA5_25000.pth", weights="teacher")
+
+
+def test_a_network_is_filled_from_a_run_with_another_drop_rate(
+    run_folder: Path, student: SegmentationNetwork
+) -> None:
+    net = network(drop_rate=0.2)
+    assert "iteration 7" in load_weights(net, run_folder)
+    assert same_weights(net, student)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        (lambda: network(4), "num_classes 3, this run builds one with 4"),
+        (
+            lambda: network(backbone="resnet18"),
+            "backbone resnet18_quarter, this run builds one with resnet18",
+        ),
+        (lambda: network(norm_style="gn"), "trained with norm_style bn, this run builds gn"),
+    ],
+)
+def test_filling_another_network_is_refused(run_folder: Path, other: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load_weights(other(), run_folder)
+
+
+def test_a_text_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x.pth").write_text("hello")
+    with pytest.raises(UserError, match=r"x.pth"):
+        load_network(tmp_path / "x.pth")

@@ -1,0 +1,148 @@
+"""networks.published"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision import models
+
+from networks import NetworkSpec, build
+from networks.discriminators import MultiScaleDiscriminator
+from networks.published import identify, read_opts
+from utils.errors import UserError
+
+State = dict[str, torch.Tensor]
+
+
+def generator(num_classes: int = 19, **options: object) -> State:
+    with torch.device("meta"):
+        return build(
+            NetworkSpec("deeplab_two_head", "resnet101_caffe", num_classes, "cityscapes19", options)
+        ).state_dict()
+
+
+@pytest.fixture
+def opts(tmp_path: Path) -> Path:
+    return tmp_path / "opts.yaml"
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize(("num_classes", "space"), [(19, "cityscapes19"), (9, "robotcar9")])
+def test_generator_is_recognised(prefix: str, num_classes: int, space: str, opts: Path) -> None:
+    opts.write_text("model: DeepLab\nnorm_style: gn\nuse_se: true\ncrop_size: 1024,512\nnum_classes: 19\n")
+    state = generator(num_classes, norm_style="gn", use_se=True)
+    spec, found = identify({prefix + name: value for name, value in state.items()}, opts_path=opts)
+    assert (spec.architecture, spec.backbone) == ("deeplab_two_head", "resnet101_caffe")
+    assert (spec.num_classes, spec.class_space) == (num_classes, space)
+    assert spec.options == {"norm_style": "gn", "use_se": True}
+    assert set(found) == set(state)
+
+
+def test_options_file_tells_instance_from_group_norm(opts: Path) -> None:
+    opts.write_text("norm_style: 'in'\n")
+    assert identify(generator(norm_style="in"), opts_path=opts)[0].options["norm_style"] == "in"
+
+
+def test_without_options_file_group_norm_is_taken_with_a_warning(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        spec, _ = identify(generator(norm_style="gn"))
+    assert spec.options == {"norm_style": "gn", "use_se": False}
+    assert "taking GroupNorm" in caplog.text
+
+
+def test_batch_norm_heads_are_seen_without_options_file(caplog: pytest.LogCaptureFixture) -> None:
+    assert identify(generator())[0].options["norm_style"] == "bn"
+    assert not caplog.text
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("norm_style: bn\n", "no BatchNorm in its heads"),
+        ("use_se: false\nnorm_style: gn\n", "use_se"),
+        ("model: Oracle\n", "says model: Oracle"),
+    ],
+)
+def test_options_that_contradict_the_weights_are_refused(opts: Path, text: str, message: str) -> None:
+    opts.write_text(text)
+    with pytest.raises(UserError, match=message):
+        identify(generator(norm_style="gn", use_se=True), opts_path=opts)
+
+
+def test_flat_options_are_read_without_a_yaml_library(opts: Path) -> None:
+    opts.write_text("a: 1\nb: 'x y'  # note\nuse_se: True\nlist:\n- 1\nempty:\n")
+    assert read_opts(opts) == {"a": "1", "b": "x y", "use_se": True, "list": "", "empty": ""}
+
+
+def broken(change: str) -> State:
+    state = generator(norm_style="gn", use_se=True)
+    if change == "missing":
+        del state["layer3.5.conv2.weight"]
+    elif change == "unknown":
+        state["layer7.weight"] = torch.empty(1)
+    elif change == "shape":
+        state["layer6.bottleneck.1.weight"] = torch.empty(512, 1280, 1, 1)
+    elif change == "no head":
+        del state["layer6.head.1.weight"]
+    return state
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("missing", "1 entries are missing, first layer3.5.conv2.weight"),
+        ("unknown", "first layer7.weight"),
+        ("shape", r"first layer6.bottleneck.1.weight: \(512, 1280, 1, 1\)"),
+        ("no head", "its entry layer6.head.1.weight is missing"),
+    ],
+)
+def test_partial_matches_are_refused_by_name(change: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        identify(broken(change), Path("GTA5_25000.pth"))
+
+
+def test_batch_counters_may_be_absent() -> None:
+    state = {name: v for name, v in generator().items() if not name.endswith("num_batches_tracked")}
+    assert identify(state)[0].num_classes == 19
+
+
+def test_unusual_class_counts_need_a_class_space() -> None:
+    with pytest.raises(UserError, match="7 classes; say what they are"):
+        identify(generator(7))
+    assert identify(generator(7), class_space="idd7")[0].class_space == "idd7"
+    with pytest.raises(UserError, match="has 7 classes but the class space cityscapes19 has 19"):
+        identify(generator(7), class_space="cityscapes19")
+
+
+T = torch.empty(1)
+FOREIGN = {
+    "RIPU or DWACA": {"iteration": 1, "feature_extractor": {}, "classifier": {}},
+    "MADA checkpoint": {"DeepLab": {"model_state": {}}, "iter": 3},
+    "DAFormer or DIDA": {"state_dict": {"model.decode_head.conv_seg.weight": T}, "meta": {}},
+    "MiT": {"patch_embed1.proj.weight": T},
+    "AdaptSegNet": {"layer5.conv2d_list.0.weight": T, "layer6.conv2d_list.0.weight": T},
+    "Caffe ResNet": {"Scale.conv1.weight": T},
+    "unknown layout": {"encoder.weight": T},
+}
+
+
+@pytest.mark.parametrize("name", sorted(FOREIGN))
+def test_other_files_are_named(name: str) -> None:
+    with pytest.raises(UserError, match=name):
+        identify(FOREIGN[name], Path("x.pth"))
+
+
+def test_discriminators_and_imagenet_files_are_named() -> None:
+    with torch.device("meta"):
+        files = {
+            "MRNet discriminator": MultiScaleDiscriminator(19),
+            "ResNet ImageNet file": models.resnet18(),
+            "MobileNetV2 ImageNet file": models.mobilenet_v2(),
+            "VGG-16 ImageNet file": models.vgg16(),
+        }
+    for name, module in files.items():
+        with pytest.raises(UserError, match=name):
+            identify(module.state_dict())

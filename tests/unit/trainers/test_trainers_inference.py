@@ -1,0 +1,235 @@
+"""Passes, their fusion, uncertainty maps, protocols, and the loop helpers around them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from networks.spec import SegmentationOutput
+from trainers import inference
+from trainers.inference import Pass, Predictor, evaluation_mode, fuse, fused_probability, prefetch
+from trainers.protocols import PROTOCOLS, Protocol, choose_protocol, labelling_protocol, protocol_named
+from utils.errors import UserError
+
+CLASSES = 5
+
+
+def random_logits(
+    height: int, width: int, *, seed: int, batch: int = 1, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(batch, CLASSES, height, width, generator=generator, dtype=dtype) * 2
+
+
+def four_passes(dtype: torch.dtype = torch.float32, batch: int = 1) -> list[Pass]:
+    """Two sizes, each with its mirrored pass."""
+    maps = [random_logits(5, 9, seed=seed, batch=batch, dtype=dtype) for seed in range(4)]
+    maps += [random_logits(7, 11, seed=seed, batch=batch, dtype=dtype) for seed in range(4, 8)]
+    return [Pass(maps[2 * j], maps[2 * j + 1], flipped=j % 2 == 1) for j in range(4)]
+
+
+def plain_sum(passes: list[Pass], size: tuple[int, int]) -> Tensor:
+    """The specification read literally: softmax, mirror back, upsample each, add."""
+    total = torch.zeros(())
+    for one in passes:
+        probability = (0.5 * one.auxiliary + one.main).softmax(1)
+        probability = probability.flip(-1) if one.flipped else probability
+        total = total + interpolate(probability, size=size[::-1], mode="bilinear", align_corners=True)
+    return total
+
+
+@pytest.mark.parametrize("size", [(37, 23), (9, 5), (64, 1), (1, 8)])
+@pytest.mark.parametrize("band_elements", [1, 1000, 1 << 20])
+def test_fusion_in_bands_equals_the_plain_sum(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], band_elements: int
+) -> None:
+    monkeypatch.setattr(inference, "BAND_ELEMENTS", band_elements)
+    passes = four_passes(batch=2)
+    expected = plain_sum(passes, size)
+    torch.testing.assert_close(fused_probability(passes, size), expected, rtol=1e-6, atol=1e-6)
+    label, confidence = fuse(passes, size)
+    torch.testing.assert_close(confidence, expected.amax(1), rtol=1e-6, atol=1e-6)
+    assert label.dtype == torch.uint8
+    assert label.shape == (2, size[1], size[0])
+    picked = expected.gather(1, label.long()[:, None])[:, 0]
+    torch.testing.assert_close(picked, expected.amax(1), rtol=1e-6, atol=1e-6)
+
+
+def test_fusion_keeps_float64_and_promotes_half_precision() -> None:
+    double = four_passes(torch.float64)
+    torch.testing.assert_close(
+        fused_probability(double, (20, 12)), plain_sum(double, (20, 12)), rtol=1e-12, atol=1e-12
+    )
+    half = [Pass(one.main.bfloat16(), one.auxiliary.bfloat16(), one.flipped) for one in four_passes()]
+    assert fuse(half, (20, 12))[1].dtype == torch.float32
+
+
+def test_probabilities_of_all_passes_sum_to_their_number() -> None:
+    total = fused_probability(four_passes(), (30, 20)).sum(1)
+    torch.testing.assert_close(total, torch.full_like(total, 4.0))
+
+
+def test_network_with_one_head_is_fused_from_its_logits_alone() -> None:
+    logits = random_logits(4, 6, seed=0)
+    expected = logits.softmax(1).amax(1)
+    torch.testing.assert_close(fuse([Pass(logits)], (6, 4))[1], expected)
+
+
+def test_uncertainty_is_zero_where_the_heads_agree_and_one_where_they_differ_most() -> None:
+    logits = random_logits(4, 6, seed=0)
+    agreeing = [Pass(logits, logits)]
+    assert not inference.labelling_uncertainty(agreeing).any()
+    assert not inference.evaluation_uncertainty(agreeing).any()
+    for uncertainty in (inference.labelling_uncertainty, inference.evaluation_uncertainty):
+        values = uncertainty(four_passes())
+        assert values.shape == (1, 5, 9)
+        assert values.min() >= 0
+        assert values.max() == 1
+
+
+def test_uncertainty_of_a_single_head_is_refused() -> None:
+    with pytest.raises(UserError, match="two heads"):
+        inference.labelling_uncertainty([Pass(random_logits(4, 6, seed=0))])
+
+
+def test_score_map_is_zero_at_the_surest_pixel() -> None:
+    confidence = torch.tensor([[[1.0, 2.0], [4.0, 3.0]]])
+    torch.testing.assert_close(inference.score_map(confidence), torch.tensor([[[0.75, 0.5], [0.0, 0.25]]]))
+
+
+class Smoother(nn.Module):
+    """Logits at half size; treats left and right alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.classes = nn.Conv2d(3, CLASSES, 1)
+        self.norm = nn.BatchNorm2d(CLASSES)
+
+    def forward(self, images: Tensor) -> SegmentationOutput:
+        self.batch = len(images)
+        small = interpolate(images.float() / 32, scale_factor=0.5, mode="area")
+        return SegmentationOutput(self.norm(self.classes(small)))
+
+
+def picture(height: int = 16, width: int = 24) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def predictor(protocol: Protocol) -> Predictor:
+    return Predictor(Smoother().eval(), protocol, device=torch.device("cpu"))
+
+
+def test_prediction_has_the_protocols_size_else_the_asked_one_else_the_images() -> None:
+    fixed = Protocol(name="fixed", output_size=(10, 6))
+    assert predictor(fixed).predict(picture(), (8, 4)).label.shape == (6, 10)
+    free = Protocol(name="free", base_size=(32, 16))
+    assert predictor(free).predict(picture(), (8, 4)).label.shape == (4, 8)
+    assert predictor(free).predict(picture()).label.shape == (16, 24)
+
+
+def test_passes_follow_the_protocol_and_mirror_images_share_a_batch() -> None:
+    protocol = Protocol(name="two", base_size=(32, 16), scales=(1.0, 1.5), flip=True)
+    engine = predictor(protocol)
+    prediction = engine.predict(picture())
+    assert [one.main.shape[-2:] for one in prediction.passes] == [(8, 16), (8, 16), (12, 24), (12, 24)]
+    assert [one.flipped for one in prediction.passes] == [False, True, False, True]
+    assert engine.network.batch == 2
+    assert 0 < prediction.confidence.max() <= protocol.passes == 4
+
+
+def test_mirror_image_gets_the_mirrored_labels() -> None:
+    engine = predictor(Protocol(name="flip", scales=(1.0, 1.5), flip=True))
+    straight, mirrored = engine.predict(picture()), engine.predict(picture()[:, ::-1].copy())
+    torch.testing.assert_close(straight.confidence, mirrored.confidence.flip(-1), rtol=1e-5, atol=1e-5)
+    assert (straight.label == mirrored.label.flip(-1)).float().mean() > 0.99
+
+
+def test_evaluation_mode_restores_every_modules_own_mode() -> None:
+    network = Smoother().train()
+    network.norm.eval()  # frozen while the rest trains
+    with evaluation_mode(network):
+        assert not network.training
+        assert not network.classes.weight.sum().requires_grad
+    assert network.training
+    assert not network.norm.training
+
+
+@pytest.mark.parametrize("workers", [0, 1, 3])
+def test_prefetch_keeps_the_order(workers: int) -> None:
+    assert list(prefetch(lambda value: value * value, range(20), workers)) == [
+        value * value for value in range(20)
+    ]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_prefetch_passes_on_the_error_of_an_item(workers: int) -> None:
+    def load(value: int) -> int:
+        if value == 3:
+            raise UserError("image 3 is damaged")
+        return value
+
+    with pytest.raises(UserError, match="image 3"):
+        list(prefetch(load, range(6), workers))
+
+
+def test_progress_tells_rate_and_time_left() -> None:
+    progress = inference.ImageProgress("evaluation", 10)
+    for _ in range(4):
+        progress.advance()
+    assert progress.line(8.0) == "evaluation 4/10, 0.50 images/s, 0:00:12 left"
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "output", "passes"),
+    [
+        ("mrnet-cityscapes", [(1024, 512), (1280, 640)], (2048, 1024), 4),
+        ("mrnet-robotcar", [(1280, 960), (1024, 768)], (1280, 960), 4),
+        ("mrnet-robotcar-labels", [(1280, 960), (1600, 1200)], (1280, 960), 4),
+        ("mrnet-gta5", [(1280, 640)], (1280, 640), 1),
+        ("mrnet", [(320, 240), (400, 300)], None, 4),
+        ("common", [(320, 240)], None, 1),
+    ],
+)
+def test_presets_have_the_published_sizes(
+    name: str, sizes: list[tuple[int, int]], output: tuple[int, int] | None, passes: int
+) -> None:
+    protocol = protocol_named(name)
+    assert protocol.input_sizes((320, 240)) == sizes
+    assert protocol.output_size == output
+    assert protocol.passes == passes
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
+def test_protocol_survives_plain_values(protocol: Protocol) -> None:
+    assert Protocol.from_dict(protocol.to_dict()) == protocol
+
+
+def test_unknown_protocol_names_the_nearest() -> None:
+    with pytest.raises(UserError, match="did you mean mrnet-cityscapes"):
+        protocol_named("mrnet-cityscape")
+
+
+def test_protocol_is_the_asked_one_else_the_remembered_else_the_published_one_of_the_target() -> None:
+    own = Protocol(name="own", base_size=(8, 4))
+    assert choose_protocol("common", evaluation={"protocol": own.to_dict()}).name == "common"
+    assert choose_protocol(None, evaluation={"protocol": own.to_dict()}, target="cityscapes") == own
+    assert choose_protocol(None, evaluation={"protocol": "common"}, target="cityscapes").name == "common"
+    assert choose_protocol(None, evaluation={}, target="cityscapes").name == "mrnet-cityscapes"
+    assert choose_protocol(None, evaluation={}, target="camvid").name == "mrnet"
+
+
+def test_open_base_size_is_the_asked_one_else_the_training_runs() -> None:
+    trained = {"input_size_target": [320, 240]}
+    assert choose_protocol("common", evaluation=trained).base_size == (320, 240)
+    assert choose_protocol("common", evaluation=trained, base_size=(64, 32)).base_size == (64, 32)
+    assert choose_protocol("mrnet-gta5", evaluation=trained).base_size == (1280, 640)
+    assert choose_protocol("common", evaluation={}).base_size is None
+
+
+def test_robotcar_labels_are_made_at_the_published_larger_size() -> None:
+    assert labelling_protocol(protocol_named("mrnet-robotcar")).name == "mrnet-robotcar-labels"
+    assert labelling_protocol(protocol_named("mrnet-cityscapes")).name == "mrnet-cityscapes"

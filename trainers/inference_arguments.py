@@ -1,0 +1,77 @@
+"""Options of the scripts that run a trained network, and the network they describe."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from networks.loading import LoadedNetwork, load_network
+from networks.segmentation import SegmentationNetwork
+from trainers.protocols import PROTOCOLS, Protocol, choose_protocol
+from utils import snapshots
+from utils.arguments import Parser, size_wh
+from utils.distributed import World
+from utils.precision import Precision, configure_backends, resolve_precision
+
+
+def add_inference_arguments(parser: Parser) -> None:
+    """Which weights of a snapshot, under which protocol, in which precision."""
+    add = parser.add_argument_group("inference").add_argument
+    add(
+        "--protocol",
+        choices=tuple(PROTOCOLS),
+        metavar="NAME",
+        help=f"sizes, flip and output size: {', '.join(PROTOCOLS)} "
+        "(default: what the snapshot remembers, else the published one of the target, else mrnet)",
+    )
+    add(
+        "--base-size",
+        type=size_wh,
+        metavar="W,H",
+        help="width,height in pixels that scale 1 of the protocol stands for (default: the protocol's, else "
+        "the target input size of the training run, else each image's own)",
+    )
+    add("--weights", choices=("student", "teacher"), default="student", help="which network of a snapshot")
+    add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="autocast type")
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """A snapshot file, its network on the CPU, and the protocol chosen for it."""
+
+    given: Path
+    file: Path
+    loaded: LoadedNetwork
+    protocol: Protocol
+
+    @property
+    def network(self) -> SegmentationNetwork:
+        """The network itself."""
+        return self.loaded.network
+
+
+def open_snapshot(
+    path: Path, args: argparse.Namespace, *, target: str | None, class_space: str | None = None
+) -> Snapshot:
+    """Reads the network of a run folder, snapshot or published checkpoint as the options say.
+
+    Args:
+        target: name of the data set it will see.
+        class_space: what its outputs must mean; None: what the file says.
+
+    Raises:
+        UserError: as `load_network`; an unknown protocol.
+    """
+    file = snapshots.resolve(path)
+    loaded = load_network(file, weights=args.weights, class_space=class_space)
+    protocol = choose_protocol(
+        args.protocol, evaluation=loaded.evaluation, target=target, base_size=args.base_size
+    )
+    return Snapshot(path, file, loaded, protocol)
+
+
+def prepare_device(args: argparse.Namespace, world: World) -> Precision:
+    """Sets torch's backends for inference at changing sizes and resolves --precision."""
+    configure_backends(device=world.device, tf32=False, deterministic=False, cudnn_benchmark=False)
+    return resolve_precision(args.precision, world.device)
