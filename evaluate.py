@@ -46,7 +46,7 @@ from utils.arguments import (
 )
 from utils.class_spaces import ClassSpace, class_space
 from utils.distributed import World
-from utils.errors import UserError, entry_point
+from utils.errors import UserError, alike_everywhere, entry_point
 from utils.metrics import TableRow, format_table, table_records
 from utils.precision import Precision
 
@@ -124,10 +124,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
         logs.configure(world.rank, None)
         cv2.setNumThreads(0)
-        files = _find(args, description)
-        snapshots = [open_snapshot(path, args, target=description.name) for path in args.inputs]
-        space = _choose_space(args, description, snapshots)
-        precision = prepare_device(args, world)
+        with alike_everywhere():
+            files = _find(args, description)
+            snapshots = [open_snapshot(path, args, target=description.name) for path in args.inputs]
+            space = _choose_space(args, description, snapshots)
+            precision = prepare_device(args, world)
         columns = [_score(snapshot, args, files, space, world, precision) for snapshot in snapshots]
         columns += [_score_folder(folder, args, files, space, world) for folder in args.label_folder]
         if world.is_main:

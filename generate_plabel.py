@@ -18,8 +18,8 @@ from pathlib import Path
 
 import cv2
 
-from data_loaders.description import load_description
-from data_loaders.discovery import find_files
+from data_loaders.description import DatasetDescription, load_description
+from data_loaders.discovery import FileList, find_files
 from trainers.inference_arguments import add_inference_arguments, open_snapshot, prepare_device
 from trainers.labelling import (
     EXTRAS,
@@ -40,7 +40,7 @@ from utils.arguments import (
     make_parser,
     parse,
 )
-from utils.errors import entry_point
+from utils.errors import alike_everywhere, entry_point
 
 logger = logging.getLogger(__name__)
 
@@ -83,16 +83,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
         logs.configure(world.rank, None)
         cv2.setNumThreads(0)
-        files = find_files(
-            description,
-            split=args.target_split,
-            root=args.target_root,
-            data_root=args.data_root,
-            labels="never",
-            list_file=args.target_list,
-            strict=args.strict,
-        )
-        snapshot = open_snapshot(args.restore_from, args, target=description.name, class_space=args.classes)
+        with alike_everywhere():
+            files = _find(args, description)
+            snapshot = open_snapshot(
+                args.restore_from, args, target=description.name, class_space=args.classes
+            )
+            precision = prepare_device(args, world)
         protocol = snapshot.protocol if args.protocol else labelling_protocol(snapshot.protocol)
         folder = args.pseudo_label_dir or default_pseudo_label_folder(
             args.restore_from, description.name, files.split, options.threshold
@@ -108,12 +104,24 @@ def main(argv: Sequence[str] | None = None) -> int:
                 snapshot=snapshot.file, iteration=snapshot.loaded.iteration, command_line=args.command_line
             ),
             world=world,
-            precision=prepare_device(args, world),
+            precision=precision,
             num_workers=args.num_workers,
         )
         if world.is_main:
             print(_summary(manifest, folder))
     return 0
+
+
+def _find(args: argparse.Namespace, description: DatasetDescription) -> FileList:
+    return find_files(
+        description,
+        split=args.target_split,
+        root=args.target_root,
+        data_root=args.data_root,
+        labels="never",
+        list_file=args.target_list,
+        strict=args.strict,
+    )
 
 
 def _summary(manifest: dict[str, object], folder: Path) -> str:

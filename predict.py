@@ -37,8 +37,9 @@ from utils.arguments import (
 )
 from utils.class_spaces import ClassSpace, class_space
 from utils.distributed import World
-from utils.errors import UserError, entry_point
+from utils.errors import UserError, alike_everywhere, entry_point
 from utils.pictures import colorize, overlay, write_png
+from utils.precision import Precision
 
 IMAGE_SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp"})
 KINDS = ("labels", "color", "overlay", "confidence")
@@ -102,15 +103,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> int:
     """Labels this rank's part of the images."""
     args = parse_args(argv)
-    pictures = find_pictures(args.images, args.output_dir)
-    _refuse_overwriting(pictures, args.write)
+    with alike_everywhere():
+        pictures = find_pictures(args.images, args.output_dir)
+        _refuse_overwriting(pictures, args.write)
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
         logs.configure(world.rank, None)
         cv2.setNumThreads(0)
-        snapshot = open_snapshot(args.restore_from, args, target=None)
-        space = class_space(snapshot.loaded.spec.class_space)
-        table = raw_id_table(args.server_ids, space) if args.server_ids else None
-        _predict(pictures, snapshot, args, world, space, table)
+        with alike_everywhere():
+            snapshot = open_snapshot(args.restore_from, args, target=None)
+            space = class_space(snapshot.loaded.spec.class_space)
+            table = raw_id_table(args.server_ids, space) if args.server_ids else None
+            precision = prepare_device(args, world)
+        _predict(pictures, snapshot, args, world, precision, table)
         distributed.barrier("the last image")
         if world.is_main:
             print(f"{len(pictures)} images labelled into {args.output_dir} ({snapshot.protocol.describe()})")
@@ -176,11 +180,11 @@ def _predict(
     snapshot: Snapshot,
     args: argparse.Namespace,
     world: World,
-    space: ClassSpace,
+    precision: Precision,
     table: np.ndarray | None,
 ) -> None:
     network = snapshot.network.to(world.device)
-    precision = prepare_device(args, world)
+    space = class_space(network.spec.class_space)
     protocol = dataclasses.replace(snapshot.protocol, output_size=None)  # whatever size the images have
     predictor = Predictor(network, protocol, device=world.device, precision=precision)
     mine = [pictures[index] for index in distributed.shard(len(pictures))]

@@ -146,7 +146,7 @@ def _add_weights(parser: Parser) -> None:
 
 
 def _add_demo(parser: Parser) -> None:
-    from utils.arguments import non_negative_int, positive_int, size_wh
+    from utils.arguments import positive_int, size_wh
 
     parser.add_argument(
         "folder", type=Path, metavar="DIR", help="data root to make: DIR/gta5, DIR/cityscapes, ..."
@@ -171,7 +171,7 @@ def _add_demo(parser: Parser) -> None:
     )
     parser.add_argument(
         "--num-workers",
-        type=non_negative_int,
+        type=positive_int,
         default=os.cpu_count() or 1,
         metavar="N",
         help="drawing processes",
@@ -305,8 +305,8 @@ Networks trained by the authors, for evaluate.py, generate_plabel.py and --resto
 
 ImageNet weights to start training from (--backbone-weights FILE):
   resnet101_caffe (MRNet's own start): DeepLab_resnet_pretrained_init-f81d91e8.pth. Its first address is gone;
-  look
-      for the file name in the READMEs of github.com/wasidennis/AdaptSegNet and github.com/layumi/Seg_Uncertainty.
+  look for
+      the file name in the READMEs of github.com/wasidennis/AdaptSegNet and of the repository above.
   the other backbones: torchvision's files, below. --backbone-weights torchvision fetches the same file where
   the
       machine has a connection; on a cluster fetch it on the login node:"""

@@ -24,7 +24,7 @@ from trainers import wiring
 from trainers.memory import MemoryRegularizedTrainer, MemorySettings
 from trainers.rectified import RectifiedTrainer
 from utils import arguments, distributed
-from utils.errors import entry_point
+from utils.errors import alike_everywhere, entry_point
 
 TRAINERS = {"rectified": RectifiedTrainer, "plain": MemoryRegularizedTrainer}
 
@@ -34,6 +34,7 @@ def parse_args(argv: Sequence[str] | None = None) -> wiring.Arguments:
     parser = arguments.make_parser(__doc__, prog="train_ft.py")
     arguments.add_target_arguments(parser, only_domain=True)
     arguments.add_pseudo_label_arguments(parser)
+    arguments.add_labelled_size_argument(parser.add_argument, "1280,640")
     arguments.add_evaluation_arguments(parser)
     arguments.add_data_arguments(parser)
     arguments.add_network_arguments(parser)
@@ -49,21 +50,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains; returns the exit code."""
     args = parse_args(argv)
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
-        chosen = wiring.prepare_process(args, world)
-        domains = wiring.find_domains(args, source=False, target=True)
-        settings = wiring.method_settings(MemorySettings, args)
-        pseudo_labels = wiring.find_pseudo_labels(args, domains)
-        datasets = {
-            "source": wiring.labelled_dataset(
-                args, domains.target, domains.space, pseudo_label_root=pseudo_labels
-            )
-        }
-        if wiring.stage_two_needs_target(args, settings):
-            datasets["target"] = wiring.unlabelled_dataset(args, domains.target)
-        network = wiring.build_network(args, domains.space, world)
-        num_classes = domains.space.num_classes
-        discriminators = tuple(MultiScaleDiscriminator(num_classes).to(world.device) for _ in range(2))
-        with wiring.run_folder(args, world) as run:
+        with alike_everywhere():  # nothing is written before all of this is right
+            chosen = wiring.prepare_process(args, world)
+            domains = wiring.find_domains(args, source=False, target=True)
+            settings = wiring.method_settings(MemorySettings, args)
+            pseudo_labels = wiring.find_pseudo_labels(args, domains)
+            datasets = {
+                "source": wiring.labelled_dataset(
+                    args, domains.target, domains.space, pseudo_label_root=pseudo_labels
+                )
+            }
+            if wiring.stage_two_needs_target(args, settings):
+                datasets["target"] = wiring.unlabelled_dataset(args, domains.target)
+            network = wiring.build_network(args, domains.space, world)
+            num_classes = domains.space.num_classes
+            discriminators = tuple(MultiScaleDiscriminator(num_classes).to(world.device) for _ in range(2))
             trainer = TRAINERS[args.pseudo_label_loss](
                 network=network,
                 discriminators=discriminators,
@@ -71,10 +72,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 world=world,
                 loop=wiring.loop_settings(args, chosen),
                 streams=wiring.sample_streams(args, world, datasets),
-                run=run,
                 evaluator=wiring.make_evaluator(args, domains, world, chosen),
                 evaluation=wiring.evaluation_memory(args),
             )
+        with wiring.run_folder(args, world) as trainer.run:
             return trainer.fit()
 
 

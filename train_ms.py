@@ -24,7 +24,7 @@ from networks.discriminators import MultiScaleDiscriminator
 from trainers import wiring
 from trainers.memory import MemoryRegularizedTrainer, MemorySettings
 from utils import arguments, distributed
-from utils.errors import entry_point
+from utils.errors import alike_everywhere, entry_point
 
 
 def parse_args(argv: Sequence[str] | None = None) -> wiring.Arguments:
@@ -47,16 +47,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains; returns the exit code."""
     args = parse_args(argv)
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
-        chosen = wiring.prepare_process(args, world)
-        domains = wiring.find_domains(args, source=True, target=True)
-        datasets = {
-            "source": wiring.labelled_dataset(args, domains.source, domains.space),
-            "target": wiring.unlabelled_dataset(args, domains.target),
-        }
-        network = wiring.build_network(args, domains.space, world)
-        num_classes = domains.space.num_classes
-        discriminators = tuple(MultiScaleDiscriminator(num_classes).to(world.device) for _ in range(2))
-        with wiring.run_folder(args, world) as run:
+        with alike_everywhere():  # nothing is written before all of this is right
+            chosen = wiring.prepare_process(args, world)
+            domains = wiring.find_domains(args, source=True, target=True)
+            datasets = {
+                "source": wiring.labelled_dataset(args, domains.source, domains.space),
+                "target": wiring.unlabelled_dataset(args, domains.target),
+            }
+            network = wiring.build_network(args, domains.space, world)
+            num_classes = domains.space.num_classes
+            discriminators = tuple(MultiScaleDiscriminator(num_classes).to(world.device) for _ in range(2))
             trainer = MemoryRegularizedTrainer(
                 network=network,
                 discriminators=discriminators,
@@ -64,10 +64,10 @@ def main(argv: Sequence[str] | None = None) -> int:
                 world=world,
                 loop=wiring.loop_settings(args, chosen),
                 streams=wiring.sample_streams(args, world, datasets),
-                run=run,
                 evaluator=wiring.make_evaluator(args, domains, world, chosen),
                 evaluation=wiring.evaluation_memory(args),
             )
+        with wiring.run_folder(args, world) as trainer.run:
             return trainer.fit()
 
 

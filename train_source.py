@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from trainers import wiring
 from trainers.supervised import SupervisedSettings, SupervisedTrainer
 from utils import arguments, distributed
-from utils.errors import entry_point
+from utils.errors import alike_everywhere, entry_point
 
 
 def parse_args(argv: Sequence[str] | None = None) -> wiring.Arguments:
@@ -45,21 +45,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Trains; returns the exit code."""
     args = parse_args(argv)
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
-        chosen = wiring.prepare_process(args, world)
-        domains = wiring.find_domains(args, source=True, target=False)
-        datasets = {"source": wiring.labelled_dataset(args, domains.source, domains.space)}
-        network = wiring.build_network(args, domains.space, world)
-        with wiring.run_folder(args, world) as run:
+        with alike_everywhere():  # nothing is written before all of this is right
+            chosen = wiring.prepare_process(args, world)
+            domains = wiring.find_domains(args, source=True, target=False)
+            datasets = {"source": wiring.labelled_dataset(args, domains.source, domains.space)}
+            network = wiring.build_network(args, domains.space, world)
             trainer = SupervisedTrainer(
                 network=network,
                 settings=wiring.method_settings(SupervisedSettings, args),
                 world=world,
                 loop=wiring.loop_settings(args, chosen),
                 streams=wiring.sample_streams(args, world, datasets),
-                run=run,
                 evaluator=wiring.make_evaluator(args, domains, world, chosen),
                 evaluation=wiring.evaluation_memory(args),
             )
+        with wiring.run_folder(args, world) as trainer.run:
             return trainer.fit()
 
 

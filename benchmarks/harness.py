@@ -7,7 +7,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-
 _SHORTEST_S = 0.02  # of one measurement
 
 

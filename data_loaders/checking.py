@@ -11,20 +11,19 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from data_loaders.common_errors import alike_everywhere
 from data_loaders.decoding import read_image, read_raw_label
 from data_loaders.description import DatasetDescription
 from data_loaders.file_list import SKIPPED_SHARE, FileList, Item, join_names
 from data_loaders.parallel import ProgressLine, map_files
 from utils.class_spaces import IGNORE_LABEL, TABLE_SIZE, class_space
-from utils.errors import UserError
+from utils.errors import UserError, alike_everywhere
 
 _TRAIN_IDS, _LABEL_IDS = "labelTrainIds", "labelIds"
 _OTHER_KINDS = {"instanceIds": "instance ids", "labelColor": "colours", "_color": "colours"}
 
 
 def check_label_values(raw: np.ndarray, description: DatasetDescription, path: Path) -> None:
-    """Refuses a label map whose ids the description does not know, or whose file name says that it holds other ids.
+    """Refuses a label map with ids that the description does not know, or whose file name says other ids.
 
     Args:
         raw: (H, W) uint8 as read by `read_raw_label`.
@@ -48,7 +47,7 @@ def check_label_values(raw: np.ndarray, description: DatasetDescription, path: P
     )
 
 
-@alike_everywhere
+@alike_everywhere()
 def check_first_labels(files: FileList, number: int = 3) -> None:
     """Checks the first, the last and evenly spaced labels in between, before a long run starts.
 
@@ -96,9 +95,11 @@ def _expected_ids(description: DatasetDescription) -> str:
 def _remedy(description: DatasetDescription, path: Path) -> str:
     if description.label_ids == "train":
         return f"did you mean *_{_TRAIN_IDS}.png, or label_ids = 'raw' in the description?"
-    pattern = next((layout.label.text for layout in description.layouts if layout.label is not None), None)
-    hint = f"did you mean {pattern}" if pattern else "is it a file of another data set"
-    return f"{hint}, or another data set's ids? If {path.name} is right, add the ids to void_ids of a description."
+    ends = [layout.label.suffix() for layout in description.layouts if layout.label is not None]
+    usual = "" if any(path.name.endswith(end) for end in ends) or not ends else f"did you mean *{ends[0]}? "
+    return (
+        f"{usual}is it a label of another data set? If it is right, add the ids to void_ids of a description."
+    )
 
 
 def _ranges(ids: Sequence[int]) -> str:

@@ -1,4 +1,4 @@
-"""What a data set looks like on disk, read from a small TOML file: layouts, label encoding, id tables, class space.
+"""What a data set looks like on disk, read from a small TOML file: layouts, encoding, id tables, classes.
 
 Shipped descriptions lie in data_loaders/descriptions; docs/datasets.md explains every key with a worked
 example.
@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from data_loaders.common_errors import alike_everywhere
 from data_loaders.description_file import DescriptionContent, read_description_file
 from data_loaders.layouts import Layout
 from utils.class_spaces import CLASS_SPACES, IGNORE_LABEL, class_space, expand_table, merge_table
-from utils.errors import UserError
+from utils.errors import UserError, alike_everywhere
 
 DESCRIPTION_FOLDER = Path(__file__).parent / "descriptions"
 
@@ -65,7 +64,7 @@ class DatasetDescription(DescriptionContent):
         ]
 
     def label_table(self, space: str) -> np.ndarray:
-        """(256,) uint8 table from ids in the label files to train ids of `space`; ids without a class give 255.
+        """(256,) uint8 table from ids in the label files to train ids of `space`, 255 without a class.
 
         Raises:
             UserError: there is no way from this data set's labels to that space.
@@ -77,6 +76,12 @@ class DatasetDescription(DescriptionContent):
             return load_description(self.label_ids).label_table(target)
         if target in self.label_tables:
             return expand_table(self.label_tables[target])
+        if self.default_class_space not in self.label_tables:
+            raise UserError(
+                f"data set {self.name} is described without labels ({self.file} has no [label_tables]); it "
+                "can only be "
+                f"an unlabelled target."
+            )
         raw = expand_table(self.label_tables[self.default_class_space])
         return self._merged(target)[raw]
 
@@ -110,7 +115,7 @@ def shipped_descriptions() -> list[str]:
     return sorted(file.stem for file in DESCRIPTION_FOLDER.glob("*.toml"))
 
 
-@alike_everywhere
+@alike_everywhere()
 def load_description(name_or_toml: str | Path) -> DatasetDescription:
     """The shipped description of this name, or the one in a TOML file (anything that ends in .toml).
 

@@ -1,4 +1,4 @@
-"""Finds the files of a data set: where its folder is, which layout it has, which label belongs to which image.
+"""Finds the files of a data set: where its folder is, its layout, which label belongs to which image.
 
 Folders are listed once with scandir; no file is opened and none is asked for its status, so 25 000 files take
 well under a second also on a network file system. With labels="never" nothing in a label folder is touched.
@@ -10,13 +10,12 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from data_loaders.common_errors import alike_everywhere
 from data_loaders.description import DatasetDescription
 from data_loaders.file_list import FileList, Item, accept, join_names
 from data_loaders.folders import FolderIndex
 from data_loaders.list_files import find_listed_files
 from data_loaders.scanning import LabelMode, Request
-from utils.errors import UserError
+from utils.errors import UserError, alike_everywhere
 
 __all__ = ["FileList", "Item", "LabelMode", "candidate_folders", "find_files"]
 
@@ -24,7 +23,7 @@ DATA_ROOT_VARIABLE = "SEGADAPT_DATA"
 _PARENTS = ("", "data", "datasets")  # folders of the original projects above the data sets
 
 
-@alike_everywhere
+@alike_everywhere()
 def find_files(
     description: DatasetDescription,
     *,
@@ -101,7 +100,7 @@ def _below(folder: Path, names: Sequence[str], subfolders: Sequence[str]) -> lis
 
 
 def _described_list(description: DatasetDescription, split: str, folders: Sequence[Path]) -> Path | None:
-    """The list file that the description names for the split; relative to the description or the data folder."""
+    """The list file that the description names for the split, relative to its own or the data folder."""
     name = description.lists.get(split)
     if name is None:
         return None
@@ -120,7 +119,8 @@ def _nothing_found(request: Request, folders: Sequence[Path]) -> str:
     where = f"data set {description.name}, split {request.split}"
     existing = [folder for folder in folders if request.index.is_folder(folder)]
     if not existing:
-        return f"{where}: none of its folders exists; tried {join_names(folders, 8)}. Check --data-root and the spelling."
+        tried = join_names(folders, 8)
+        return f"{where}: none of its folders exists; tried {tried}. Check --data-root and the spelling."
     split = request.split_folder
     for folder in existing:
         for layout in layouts:

@@ -20,7 +20,10 @@ class Listing(NamedTuple):
 
 @dataclass(slots=True)
 class FolderIndex:
-    """Answers which files exist from one scandir per folder. Linked folders are followed; hidden names are left out."""
+    """Answers which files exist from one scandir per folder.
+
+    Linked folders are followed; hidden names are left out.
+    """
 
     _listings: dict[str, Listing | None] = field(default_factory=dict)
 
@@ -29,13 +32,13 @@ class FolderIndex:
         return self._list(str(folder)) is not None
 
     def walk(self, root: Path, start: str) -> Iterator[str]:
-        """Paths, relative to `root` and with `/`, of all files below `root/start`; none where it does not exist."""
+        """Paths, relative to `root` and with `/`, of all files below `root/start`, if it exists."""
         yield from self._walk(str(root), start, _MAX_DEPTH)
 
     def file(self, root: Path, relative: str) -> Path | None:
         """The path `root/relative` if such a file exists."""
         path = os.path.join(root, relative)  # noqa: PTH118  Path objects only for files that exist
-        folder, name = os.path.split(path)  # noqa: PTH206
+        folder, name = os.path.split(path)
         listing = self._list(folder)
         return Path(path) if listing is not None and name in listing.files else None
 

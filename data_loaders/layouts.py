@@ -47,7 +47,7 @@ class PathPattern:
         return "/".join(fixed)
 
     def match(self, relative: str, split: str) -> dict[str, str] | None:
-        """The parts {name}, {group}, {ext} of a path below the data set's folder; None when it is another file."""
+        """The parts {name}, {group}, {ext} of a path below the data set's folder; None for another file."""
         found = _compile(self.text, split).fullmatch(relative)
         return found.groupdict() if found else None
 
@@ -72,9 +72,9 @@ def _compile(text: str, split: str) -> re.Pattern[str]:
 class Layout:
     """One way in which copies of a data set are laid out.
 
-    `label_ids` says what the numbers in its label files are: "raw" (the data set's own ids), "train" (train ids of the
-    data set's class space), or the name of another shipped description whose ids they are. No splits: all of
-    them.
+    `label_ids` says what the numbers in its label files are: "raw" (the data set's own ids), "train" (train
+    ids of the data set's class space), or the name of another shipped description whose ids they are. No
+    splits: all of them.
     """
 
     name: str

@@ -28,12 +28,11 @@ class ListEntry:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """How the entries of a list are read: relative to `anchor`, with `suffix` appended, in one data folder and layout."""
+    """How entries of a list are read: relative to `anchor`, in one data folder and layout."""
 
     folder: Path
     layout: Layout
     anchor: Path
-    suffix: str
 
 
 def read_list(path: Path) -> list[ListEntry]:
@@ -75,12 +74,12 @@ def find_listed_files(request: Request, folders: Sequence[Path], list_file: Path
     place = _find_place(request, folders, list_file, entries[0])
     items, skipped = [], []
     for entry in entries:
-        image = request.index.file(place.anchor, entry.image + place.suffix)
+        image = _image_of(request, place, entry)
         if image is None:
-            raise _missing(list_file, entry, entry.image + place.suffix, [place.anchor])
+            raise _missing(list_file, entry, entry.image, [place.anchor])
         relative = _below(image, place.folder)
         label = None if request.labels == "never" else _label_of(request, place, entry, relative, list_file)
-        name = _name_of(request, place, entry, relative)
+        name = _name_of(request, place, image, relative)
         if label is None and request.labels == "required":
             skipped.append(f"{name}: no label")
         else:
@@ -91,14 +90,11 @@ def find_listed_files(request: Request, folders: Sequence[Path], list_file: Path
             f"expected {place.layout.label.text if place.layout.label else 'image and label per line'}."
         )
     description = request.description.for_layout(place.layout)
-    found = FileList(
-        description, place.folder, place.layout.name, request.split, tuple(items), tuple(skipped)
-    )
-    return accept(found, strict=strict)
+    return FileList(description, place.folder, place.layout.name, request.split, tuple(items), tuple(skipped))
 
 
 def _find_place(request: Request, folders: Sequence[Path], list_file: Path, first: ListEntry) -> Place:
-    """The folder, layout and anchor with which the first entry exists; a layout that also has its label goes first."""
+    """The folder, layout and anchor with which the first entry exists; preferably with its label."""
     places = [
         place
         for folder in (*folders, list_file.parent)
@@ -116,12 +112,21 @@ def _places(request: Request, folder: Path, list_file: Path, first: ListEntry) -
     found = []
     for layout in request.description.layouts:
         image_folders = [layout.image.folder(split) for split in _split_folders(request)]
-        suffixes = ("", layout.image.suffix()) if "{ext}" not in layout.image.text else ("",)
         for anchor in (*(folder / fixed for fixed in image_folders), folder, list_file.parent):
-            for suffix in suffixes:
-                if request.index.file(anchor, first.image + suffix) is not None:
-                    found.append(Place(folder, layout, anchor, suffix))
+            place = Place(folder, layout, anchor)
+            if _image_of(request, place, first) is not None:
+                found.append(place)
     return found
+
+
+def _image_of(request: Request, place: Place, entry: ListEntry) -> Path | None:
+    """The image of an entry, as written or with the end that the layout gives to image names."""
+    end = place.layout.image.suffix()
+    ends = [end.replace("{ext}", suffix) for suffix in IMAGE_SUFFIXES] if "{ext}" in end else [end]
+    names = (entry.image + end for end in ("", *ends))
+    return next(
+        (path for name in names if (path := request.index.file(place.anchor, name)) is not None), None
+    )
 
 
 def _split_folders(request: Request) -> list[str]:
@@ -131,7 +136,7 @@ def _split_folders(request: Request) -> list[str]:
 
 
 def _has_label(request: Request, place: Place, entry: ListEntry) -> bool:
-    image = request.index.file(place.anchor, entry.image + place.suffix)
+    image = _image_of(request, place, entry)
     relative = _below(image, place.folder) if image else None
     if entry.label is not None:
         label = _listed_label(request, place, entry.label)
@@ -169,14 +174,14 @@ def _label_by_pattern(request: Request, place: Place, relative: str) -> Path | N
     return None
 
 
-def _name_of(request: Request, place: Place, entry: ListEntry, relative: str | None) -> str:
-    """As in a scan: the path below the image folder; for images elsewhere the entry itself."""
+def _name_of(request: Request, place: Place, image: Path, relative: str | None) -> str:
+    """As in a scan: the path below the image folder; for images elsewhere that below the anchor."""
     if relative is not None:
         for split in _split_folders(request):
             if place.layout.image.match(relative, split) is not None:
                 return request.name_of(relative, place.layout, split)
-    entry_path = Path(entry.image + place.suffix)
-    return entry_path.name if entry_path.is_absolute() or ".." in entry_path.parts else entry_path.as_posix()
+    below = _below(image, place.anchor)
+    return image.name if below is None or ".." in Path(below).parts else below
 
 
 def _below(path: Path, folder: Path) -> str | None:

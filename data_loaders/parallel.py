@@ -43,7 +43,7 @@ def _counted(results: Iterator[Result], progress: ProgressLine | None) -> Iterat
 
 @dataclass(slots=True)
 class ProgressLine:
-    """`1200/24966 images  35.1/s  11:17 left`, at most every `interval` seconds; rewritten in place on a terminal."""
+    """`1200/24966 images  35.1/s  11:17 left`, every `interval` seconds; in place on a terminal."""
 
     total: int
     what: str = "images"

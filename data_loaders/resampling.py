@@ -92,7 +92,7 @@ def _crop(array: np.ndarray, window: Window) -> np.ndarray:
 def _rows_are_resized_first(image: np.ndarray, size: tuple[int, int]) -> bool:
     """Whether every Pillow makes all rows shorter before it reduces their number.
 
-    From version 13 on the order is the other one where the height loses more than twice the pixels of the width.
+    From version 13 on the order is the other one where the height loses more than twice what the width does.
     """
     return image.shape[0] - size[1] <= max(0, 2 * (image.shape[1] - size[0]))
 
@@ -102,8 +102,8 @@ def _resize_window_with_pillow(
 ) -> np.ndarray:
     """Resizes only the rows and columns that the window needs.
 
-    Pillow changes the length of all rows, rounds to bytes, then changes their number. So the first pass may leave
-    out rows, and the second columns, without changing a bit. (Its `box` is rounded to float32, which does.)
+    Pillow changes the length of all rows, rounds to bytes, then changes their number. So the first pass may
+    leave out rows, and the second columns, without changing a bit. (Its `box` is float32: that changes some.)
     """
     height, (new_width, new_height) = image.shape[0], size
     scale = height / new_height

@@ -38,7 +38,7 @@ class Request:
                     yield folder, layout
 
     def scan(self, folder: Path, layout: Layout, *, need_label: bool) -> FileList | None:
-        """All files of the split in one folder; None when there are no images, or no label at all is there."""
+        """All files of the split in one folder; None when there are no images, or no label at all."""
         images = self.images(folder, layout)
         items, skipped = self._pair(folder, layout, images)
         if not items or (need_label and all(item.label is None for item in items)):

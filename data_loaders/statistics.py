@@ -67,7 +67,7 @@ def total_pixels(images: Iterable[ImageClasses], num_classes: int) -> tuple[np.n
 
 
 def write_class_statistics(folder: Path, images: Sequence[ImageClasses]) -> list[Path]:
-    """Writes sample_class_stats.json, sample_class_stats_dict.json and samples_with_class.json; returns their paths.
+    """Writes sample_class_stats.json, sample_class_stats_dict.json and samples_with_class.json.
 
     Same text as the converters released with DAFormer (Hoyer et al., CVPR 2022): sorted by label path,
     classes as text keys, indent 2.
@@ -90,7 +90,7 @@ def write_class_statistics(folder: Path, images: Sequence[ImageClasses]) -> list
 
 
 def read_class_statistics(path: Path) -> dict[str, dict[int, int]]:
-    """Image stem -> {train id: pixels} from a `sample_class_stats_dict.json`; `path` may be the folder that holds it.
+    """Image stem -> {train id: pixels} from a `sample_class_stats_dict.json` or the folder that holds it.
 
     Only base names count, so data folders may have moved; `_labelTrainIds` in them is dropped.
 

@@ -8,7 +8,10 @@ where a run was resumed.
 
 from __future__ import annotations
 
+import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol, TypeVar
@@ -221,15 +224,26 @@ def _as_it_is(loaded: object) -> object:
 
 
 def _start_worker(worker: int) -> None:
-    """One thread per worker, and signals are left to the training process, which stops the workers itself.
+    """One thread per worker, and signals are left to the training process, which ends the workers itself.
 
     A cluster sends its signals to every process of a job; workers that obeyed would leave the training
     process without data before it has written its last snapshot.
     """
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    for stop in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+    for stop in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(stop, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    threading.Thread(target=_obey_the_training_process, daemon=True).start()
+
+
+def _obey_the_training_process() -> None:
+    """Waits for the SIGTERM by which Python ends the workers of a process that exits; others' are dropped."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "only workers wait"
+    while signal.sigwaitinfo({signal.SIGTERM}).si_pid != parent.pid:
+        pass
+    os._exit(0)
 
 
 def _checked(loaded: Loaded | _Failure) -> Loaded:

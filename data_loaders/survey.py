@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from data_loaders.description import DatasetDescription, load_description, shipped_descriptions
-from data_loaders.discovery import candidate_folders
+from data_loaders.discovery import FileList, candidate_folders, find_files
 from data_loaders.folders import FolderIndex
 from data_loaders.scanning import Request
+from utils.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Match:
 
 
 def survey(folder: Path, names: Sequence[str] = ()) -> tuple[list[Match], list[str]]:
-    """What lies in `folder`, a data root or one data set's own folder, and one line per data set that does not.
+    """What lies in `folder` (a data root or a data set's own folder), and a line per data set that does not.
 
     Args:
         folder: where to look.
@@ -44,7 +45,7 @@ def survey(folder: Path, names: Sequence[str] = ()) -> tuple[list[Match], list[s
 
 
 def _without_doubtful(matches: Sequence[Match]) -> list[Match]:
-    """Leaves out unlabelled matches in a folder where another data set has labels: its patterns fit by chance."""
+    """Leaves out unlabelled matches where another data set has labels: the patterns fit by chance."""
     labelled = {(match.root, match.dataset) for match in matches if match.num_labels}
     owners = {root: {dataset for other, dataset in labelled if other == root} for root, _ in labelled}
     return [match for match in matches if match.dataset in owners.get(match.root, {match.dataset})]
@@ -52,19 +53,33 @@ def _without_doubtful(matches: Sequence[Match]) -> list[Match]:
 
 def _best(description: DatasetDescription, split: str, folder: Path, index: FolderIndex) -> list[Match]:
     """The folder and layout with labels if there is one, else the first with images."""
+    if split in description.lists:
+        return _listed(description, split, folder)
     request = Request(description, split, "optional", None, index)
     without_labels: list[Match] = []
     for root, layout in request.candidates(candidate_folders(description, folder, folder)):
         found = request.scan(root, layout, need_label=False)
         if found is None:
             continue
-        labels = sum(item.label is not None for item in found.items)
-        expected = description.file_counts.get(split)
-        match = Match(description.name, split, root, layout.name, len(found), labels, expected)
-        if labels:
+        match = _match(found)
+        if match.num_labels:
             return [match]
         without_labels.append(match)
     return without_labels[:1]
+
+
+def _listed(description: DatasetDescription, split: str, folder: Path) -> list[Match]:
+    try:
+        found = find_files(description, split=split, root=folder, data_root=folder, labels="optional")
+    except UserError:
+        return []
+    return [_match(found)]
+
+
+def _match(found: FileList) -> Match:
+    labels = sum(item.label is not None for item in found.items)
+    expected = found.description.file_counts.get(found.split)
+    return Match(found.description.name, found.split, found.root, found.layout, len(found), labels, expected)
 
 
 def _what_was_tried(description: DatasetDescription, folder: Path, index: FolderIndex) -> str:

@@ -100,7 +100,8 @@ def main() -> int:
     )
     minutes = (time.perf_counter() - started) / 60
     print(
-        f"\nscores: {root / 'scores.json'} and scores.csv; pictures: {pictures[0].parent}; {minutes:.1f} minutes in all"
+        f"\nscores: {root / 'scores.json'} and scores.csv; pictures: {pictures[0].parent}; {minutes:.1f} "
+        "minutes in all"
     )
     return 0
 

@@ -1,4 +1,4 @@
-"""Pictures of the demo: image, truth, every run's prediction, and the uncertainty of the last run, side by side."""
+"""Pictures of the demo, side by side: image, truth, every prediction, and the uncertainty of the last run."""
 
 from __future__ import annotations
 
@@ -19,14 +19,16 @@ from utils.maths import upsample
 from utils.pictures import colorize, contact_sheet, heat_map, legend, write_png
 
 
-def write_comparison(folder: Path, data_root: Path, runs: Mapping[str, Path], *, images: int = 4) -> list[Path]:
+def write_comparison(
+    folder: Path, data_root: Path, runs: Mapping[str, Path], *, count: int = 4
+) -> list[Path]:
     """Draws evenly spread validation images of the demo's camera domain, one row each, on one sheet.
 
     Args:
         folder: where `comparison.png` and `classes.png` go.
         data_root: of the demo city.
         runs: run folders by title, in the order of the columns; the uncertainty is the last one's.
-        images: rows.
+        count: rows.
 
     Returns:
         The two files.
@@ -36,12 +38,13 @@ def write_comparison(folder: Path, data_root: Path, runs: Mapping[str, Path], *,
     )
     space = class_space("cityscapes19")
     table = files.description.label_table(space.name)
-    step = max(1, len(files.items) // images)
-    chosen = files.items[::step][:images]
-    predictions = {title: _predict(run, [read_image(item.image) for item in chosen]) for title, run in runs.items()}
+    step = max(1, len(files.items) // count)
+    chosen = files.items[::step][:count]
+    images = [read_image(item.image) for item in chosen]
+    predictions = {title: _predict(run, images) for title, run in runs.items()}
     rows = []
     for number, item in enumerate(chosen):
-        image = read_image(item.image)
+        image = images[number]
         truth = map_label(read_raw_label(item.label, files.description.label_encoding), table)
         row = [image, colorize(truth, space.palette)]
         row += [colorize(found[number].label.numpy(), space.palette) for found in predictions.values()]

@@ -50,7 +50,8 @@ def load_backbone(network: SegmentationNetwork, source: str) -> str:
     state = _download(backbone) if source == "torchvision" else _read(Path(source))
     layout = layout_of(state)
     if layout is None or layout.name not in _CONVERTERS:
-        is_what = "of an unknown layout" if layout is None else layout.title
+        unknown = f"of an unknown layout (its first entries: {', '.join(list(state)[:3])})"
+        is_what = unknown if layout is None else layout.title
         remedy = "; start from it with --restore-from" if layout is not None and not layout.refusal else ""
         raise UserError(f"--backbone-weights {source} is {is_what}, not ImageNet weights{remedy}")
     if layout.name != _FITTING_LAYOUT[backbone]:
@@ -64,6 +65,17 @@ def load_backbone(network: SegmentationNetwork, source: str) -> str:
     )
     network.load_state_dict({**network.state_dict(), **entries})
     return f"backbone {backbone}: {len(entries)} entries of {layout.title} ({source})"
+
+
+def holds_backbone_only(path: Path) -> bool:
+    """Whether a file holds ImageNet weights, which the original scripts name by --restore-from too.
+
+    Raises:
+        UserError: there is no such file, or it cannot be read.
+    """
+    content = snapshots.read(snapshots.resolve(path))
+    layout = None if snapshots.is_snapshot(content) else layout_of(unwrapped(content))
+    return layout is not None and layout.name in _CONVERTERS
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from torch import Tensor, nn
 from data_loaders.streams import SampleStream
 from networks.normalization import set_batch_norm
 from networks.segmentation import SegmentationNetwork
+from trainers.loop_settings import Event, LoopSettings
 from trainers.meter import Meter
 from trainers.pictures import training_pictures
 from trainers.steps import Batches, Step
@@ -25,46 +25,13 @@ from utils.distributed import World
 from utils.errors import UserError
 from utils.logs import Progress, peak_memory_gib
 from utils.optimizers import set_learning_rate
-from utils.precision import Precision
 from utils.runs import DONE, PREEMPTED, Run
 from utils.snapshots import FORMAT_VERSION, clean_keys
 
 logger = logging.getLogger(__name__)
 
 Evaluator = Callable[[nn.Module], Mapping[str, float]]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoopSettings:
-    """What the loop itself needs to know; iterations are optimizer updates."""
-
-    num_steps_stop: int  # the run ends after this many updates
-    accumulation: int = 1  # micro-batches per update and process
-    seed: int = 0
-    log_every: int = 10
-    save_every: int = 5000
-    evaluate_every: int = 0  # 0: only at the end
-    pictures_every: int = 0  # 0: none
-    precision: Precision = field(default_factory=lambda: Precision("fp32"))
-    channels_last: bool = False
-    batch_norm: str = "local"  # local, sync, frozen
-    train_batch_norm_affine: bool = False
-    ema_decay: float = 0.0  # 0: no teacher
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """Something a method does between iterations, on all ranks: a query round, a bank fill.
-
-    Attributes:
-        name: for the log.
-        due: whether it happens after that many updates (0: before the first).
-        action: called with the number of updates; a snapshot is taken after it.
-    """
-
-    name: str
-    due: Callable[[int], bool]
-    action: Callable[[int], None]
+SCORE = "val/miou"  # what `best` is chosen by
 
 
 class Trainer:
@@ -165,7 +132,7 @@ class Trainer:
                 self.meter.add(output.terms)
                 images = (name for batch in batches.values() for name in batch.names)
                 self.watch.add(step.name, iteration, output.terms, images)
-        if self.world.device.type == "cpu":  # on a GPU it would wait for the device: before logs and saves there
+        if self.world.device.type == "cpu":  # a GPU would be waited for: there before logs, saves
             self.watch.check()
         stop = distributed.any_rank(stopping.requested() is not None, what=f"iteration {iteration}")
         self._update()
@@ -197,20 +164,20 @@ class Trainer:
         if done is not None:
             logger.info("already done: %s", done["text"])
             return 0
-        self.resume()
+        resumed = self.resume()
         progress = Progress(self.iteration, self.loop.num_steps_stop, device=self.world.device)
         self.meter.seconds()
         try:
-            if self.iteration == 0:
-                self._run_events()
+            if not resumed and self._run_events():
+                self.save()
             while self.iteration < self.loop.num_steps_stop:
                 self._batches = self.next_batches()
                 stop = self.run_iteration(self.iteration, self._batches)
                 self.iteration += 1
                 self._log(progress)
-                happened = self._run_events()
+                changed = self._run_events()
                 done = self.iteration == self.loop.num_steps_stop
-                if stop or done or happened or self.iteration % self.loop.save_every == 0:
+                if stop or done or changed or self.iteration % self.loop.save_every == 0:
                     self.save()
                 if stop and not done:
                     return self._leave()
@@ -251,19 +218,24 @@ class Trainer:
             self.run.log.scalars(self.iteration, scalars)
 
     def _run_events(self) -> bool:
-        """Runs what is due after `iteration` updates; True when a method's event happened."""
-        happened = False
+        """Runs what is due after `iteration` updates.
+
+        Returns:
+            Whether a snapshot must follow: a method's event happened, or the evaluation was the best so far.
+        """
+        changed = False
         for event in self.events():
             if event.due(self.iteration):
                 logger.info("%s after iteration %d", event.name, self.iteration)
                 event.action(self.iteration)
-                happened = True
+                changed = True
         loop, done = self.loop, self.iteration == self.loop.num_steps_stop
         if self.iteration and loop.pictures_every and (self.iteration % loop.pictures_every == 0 or done):
             self._draw()
         if self.iteration and (done or (loop.evaluate_every and self.iteration % loop.evaluate_every == 0)):
             self.evaluate()
-        return happened
+            changed |= self._is_best()
+        return changed
 
     def _draw(self) -> None:
         if self.world.is_main and self.run is not None:
@@ -312,33 +284,62 @@ class Trainer:
         if self.run is None:
             return
         self.watch.check()
-        score = self.metrics.get("val/miou", float("-inf"))
-        better = score > self.best
-        self.best = max(score, self.best)
+        self.watch.check_weights(self.network, self.iteration)
+        better = self._is_best()
+        if better:
+            self.best = self.metrics[SCORE]
         state = self.state()
         if self.world.is_main:
             path = self.run.snapshots.write(state, self.iteration)
             if better:
-                self.run.snapshots.mark_best(path, f"selected on target val: mIoU {score:.2f}")
+                self.run.snapshots.mark_best(path, f"selected on target val: mIoU {self.best:.2f}")
         distributed.barrier(f"snapshot of iteration {self.iteration}")
 
-    def resume(self) -> None:
-        """Continues from the newest good snapshot of the run folder, if there is one."""
+    def _is_best(self) -> bool:
+        return self.metrics.get(SCORE, float("-inf")) > self.best
+
+    def resume(self) -> bool:
+        """Continues from the newest good snapshot of the run folder, if there is one.
+
+        Returns:
+            Whether there was one.
+
+        Raises:
+            UserError: on every rank: no snapshot of the folder can be read, or it is another method's.
+        """
         if self.run is None:
-            return
-        found = self.run.snapshots.latest() if self.world.is_main else None
-        path = distributed.broadcast_object(None if found is None else str(found[0]))
-        if path is None:
+            return False
+        found = self._newest_snapshot()
+        self.run.clear_marks()
+        if found is None:
             self.run.resume_at(0)
-            return
-        state = snapshots.read(Path(path)) if found is None else found[1]
+            return False
+        path, state = found
         if state["method"] != self.method:
             raise UserError(
-                f"{path} is a snapshot of method {state['method']}, this run is {self.method}; choose another --snapshot-dir"
+                f"{path} is a snapshot of method {state['method']}, this run is {self.method}; "
+                "choose another --snapshot-dir",
+                everywhere=True,
             )
         self.load_state(state)
         self.run.resume_at(self.iteration)
         logger.info("continuing from %s (iteration %d)", path, self.iteration)
+        return True
+
+    def _newest_snapshot(self) -> tuple[Path, dict[str, Any]] | None:
+        """The snapshot that rank 0 chose, on every rank."""
+        found, error = None, None
+        if self.world.is_main:
+            try:
+                found = self.run.snapshots.latest()
+            except UserError as unreadable:
+                error = str(unreadable)
+        path, error = distributed.broadcast_object((found and found[0], error))
+        if error is not None:
+            raise UserError(error, everywhere=True)
+        if path is None or found is not None:
+            return found
+        return path, snapshots.read(path)
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes over a state made by `state()`, on any number of processes."""
@@ -359,7 +360,8 @@ class Trainer:
             seeding.set_rng_state(state["rng"][self.world.rank])
         else:
             logger.warning(
-                "the snapshot has random states of %d processes, this run has %d: dropout continues with new draws",
+                "the snapshot has random states of %d processes, this run has %d: dropout continues with new "
+                "draws",
                 len(state["rng"]),
                 self.world.size,
             )
@@ -374,7 +376,7 @@ class Trainer:
         return 0
 
     def _finish(self) -> None:
-        score = self.metrics.get("val/miou")
+        score = self.metrics.get(SCORE)
         text = f"iteration {self.iteration}" + ("" if score is None else f", target val mIoU {score:.2f}")
         if self.run is not None and self.world.is_main:
             self.run.mark(DONE, text)

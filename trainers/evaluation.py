@@ -266,6 +266,18 @@ def _text(label: np.ndarray) -> str:
     return "x".join(map(str, _size_of(label)))
 
 
+def check_first_label(files: FileList, protocol: Protocol) -> None:
+    """Refuses, before a long run starts, labels of another size than the protocol predicts.
+
+    Raises:
+        UserError: names the label, both sizes and the remedy.
+    """
+    item = next((item for item in files.items if item.label is not None), None)
+    if item is not None and protocol.output_size is not None:
+        truth = read_raw_label(item.label, files.description.label_encoding)
+        _check_size(item, torch.Size(protocol.output_size[::-1]), truth, protocol)
+
+
 def _check_size(item: Item, shape: torch.Size, truth: np.ndarray, protocol: Protocol) -> None:
     if tuple(shape) != truth.shape:
         raise UserError(

@@ -35,7 +35,7 @@ class MemorySettings(SupervisedSettings):
     lambda_kl_target: float = 0.0  # memory regularisation; 0.1 in the published runs
     target_terms_start: int = 15_000  # first 0-based iteration with the entropy and memory terms
     auxiliary_weight: float = 0.5  # of the auxiliary logits in every fusion of the heads
-    unweighted_terms: bool = False  # compute and log terms of weight 0 too
+    unweighted_terms: bool = False  # the target forward and the adversarial terms at weight 0 too, for logs
 
     @property
     def adversarial(self) -> bool:
@@ -201,8 +201,8 @@ class MemoryRegularizedTrainer(SupervisedTrainer):
     ) -> None:
         if not network.has_auxiliary_head:
             raise UserError(
-                f"{type(self).__name__} compares two heads, but --network {network.spec.architecture} has one; "
-                "use --network deeplab_two_head"
+                f"{type(self).__name__} compares two heads, but --network {network.spec.architecture} has "
+                "one; use --network deeplab_two_head"
             )
         self.discriminators = discriminators
         super().__init__(network=network, settings=settings, **loop)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from utils import distributed
 from utils.errors import RunStopped
 
+_REMEDY = "lower --learning-rate or set --max-grad-norm, and give another --snapshot-dir"
 _LONGEST_MEMORY = 1000  # iterations whose image names are kept for the message
 
 
@@ -52,8 +53,25 @@ class FiniteWatch:
         if distributed.any_rank(message is not None, what="the check for finite losses"):
             messages = [text for text in distributed.all_gather_objects(message) if text]
             raise RunStopped(
-                f"{'; '.join(messages)}. The last snapshot is good: look at these images, lower --learning-rate or set "
-                "--max-grad-norm, and start the same command again"
+                f"{'; '.join(messages)}. The last snapshot is good: look at these images, {_REMEDY}"
+            )
+
+    def check_weights(self, module: nn.Module, iteration: int) -> None:
+        """Stops every rank when a weight or buffer on any of them is not finite after `iteration` updates.
+
+        An update can break the weights although all terms were finite. Collective; reads the device once.
+
+        Raises:
+            RunStopped: names some of the tensors.
+        """
+        tensors = {name: t.detach() for name, t in module.state_dict().items() if t.is_floating_point()}
+        finite = torch.stack([torch.isfinite(t).all() for t in tensors.values()]).tolist()
+        broken = [name for name, good in zip(tensors, finite, strict=True) if not good]
+        if distributed.any_rank(bool(broken), what="the check for finite weights"):
+            named = next(names for names in distributed.all_gather_objects(broken[:3]) if names)
+            raise RunStopped(
+                f"weights are not finite after {iteration} iterations ({', '.join(named)}, ...). The last "
+                f"snapshot is good: {_REMEDY}"
             )
 
     def _message(self) -> str | None:

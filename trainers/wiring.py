@@ -22,11 +22,12 @@ from data_loaders.streams import SampleStream
 from data_loaders.transforms import TrainingTransform
 from networks import NetworkSpec, build
 from networks.apex_group_norm import use_apex_group_norm
-from networks.backbone_weights import load_backbone
+from networks.backbone_weights import holds_backbone_only, load_backbone
+from networks.factory import option_names
 from networks.loading import load_weights
 from networks.segmentation import SegmentationNetwork
 from trainers.base import Evaluator, LoopSettings
-from trainers.evaluation import evaluate
+from trainers.evaluation import check_first_label, evaluate
 from trainers.labelling import check_pseudo_labels, default_pseudo_label_folder
 from trainers.memory import MemorySettings
 from trainers.protocols import Protocol, choose_protocol
@@ -247,19 +248,23 @@ def build_network(args: Arguments, space: ClassSpace, world: World) -> Segmentat
     Raises:
         UserError: weights that are missing, damaged, of another architecture or class count.
     """
-    options: dict[str, Any] = {
+    asked = {
         "drop_rate": args.droprate,
         "norm_style": args.norm_style,
         "use_se": args.use_se,
+        "head_channels": args.head_channels,
+        "bottleneck_channels": args.bottleneck_channels,
+        "output_stride": args.output_stride,
     }
-    options |= {"head_channels": args.head_channels, "bottleneck_channels": args.bottleneck_channels}
-    options["output_stride"] = args.output_stride
+    options = {name: value for name, value in asked.items() if name in option_names(args.network)}
     spec = NetworkSpec(args.network, args.backbone, space.num_classes, space.name, options)
     network = build(spec)
-    if args.restore_from is not None:
-        logger.info("%s", load_weights(network, args.restore_from))
-    else:
+    if args.restore_from is None:
         logger.info("%s", load_backbone(network, args.backbone_weights))
+    elif holds_backbone_only(args.restore_from):
+        logger.info("%s", load_backbone(network, str(args.restore_from)))
+    else:
+        logger.info("%s", load_weights(network, args.restore_from))
     if args.activation_checkpointing:
         network.enable_activation_checkpointing()
     network.to(world.device)
@@ -304,20 +309,24 @@ def method_settings(kind: type, args: Arguments) -> Any:
 
 
 def evaluation_memory(args: Arguments) -> dict[str, Any]:
-    """What a snapshot remembers about how to score it."""
-    memory: dict[str, Any] = {"input_size_target": list(args.input_size_target)}
-    return memory
+    """What a snapshot remembers about how to score it: the whole protocol.
+
+    Raises:
+        UserError: no protocol of that name.
+    """
+    protocol = choose_protocol(args.protocol, evaluation={"input_size_target": args.input_size_target})
+    return {"protocol": protocol.to_dict(), "input_size_target": list(args.input_size_target)}
 
 
 def make_evaluator(
     args: Arguments, domains: Domains, world: World, chosen: precision.Precision
 ) -> Evaluator | None:
     """Scores a network on the labelled target images; None where there are none."""
-    files = domains.evaluation
-    if files is None:
+    if domains.evaluation is None:
         return None
-    protocol = choose_protocol(None, evaluation=evaluation_memory(args), target=files.description.name)
-    return _Evaluator(files, domains.space, protocol, world, chosen)
+    protocol = Protocol.from_dict(evaluation_memory(args)["protocol"])
+    check_first_label(domains.evaluation, protocol)
+    return _Evaluator(domains.evaluation, domains.space, protocol, world, chosen)
 
 
 @dataclass(frozen=True, slots=True)

@@ -171,8 +171,9 @@ def class_space(name: str) -> ClassSpace:
 
 
 def register_class_space(space: ClassSpace, merges: Mapping[str, Sequence[int]] | None = None) -> None:
-    """Adds a space of the user's own; `merges` maps a known space's name to the new train id of each of its classes.
+    """Adds a space of the user's own.
 
+    `merges` maps the name of a known space to the new train id of each of its classes.
     Registering the same space again changes nothing.
 
     Raises:
@@ -239,7 +240,7 @@ def merge_table(source: str, target: str) -> np.ndarray:
 
 
 def expand_table(ids: Sequence[int] | Mapping[int, int]) -> np.ndarray:
-    """(256,) uint8 table with `ids` (by position, or raw id -> train id) filled in and 255 everywhere else."""
+    """(256,) uint8 table with `ids` (by position, or raw id -> train id) filled in, else 255."""
     table = np.full(TABLE_SIZE, IGNORE_LABEL, np.uint8)
     pairs = ids.items() if isinstance(ids, Mapping) else enumerate(ids)
     for raw, train in pairs:

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.devices import Launch, choose_device, read_launch
+from utils.errors import alike_everywhere
 from utils.roll_call import RollCall, StalledRankError, looks_like_lost_peers
 
 T = TypeVar("T")
@@ -72,8 +73,9 @@ def session(device: str = "auto", *, timeout_s: float = 1800) -> Iterator[World]
             more processes than GPUs.
         StalledRankError: other ranks stalled, left or were killed; from any collective inside or at the end.
     """
-    launch = read_launch()
-    chosen = choose_device(device, launch)
+    with alike_everywhere():
+        launch = read_launch()
+        chosen = choose_device(device, launch)
     world = World(launch.rank, launch.size, launch.local_rank, chosen)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)

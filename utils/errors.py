@@ -5,7 +5,8 @@ from __future__ import annotations
 import functools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 EntryPoint = Callable[..., int]
 
@@ -27,6 +28,19 @@ class UserError(ValueError):
 
 class RunStopped(RuntimeError):
     """A run that cannot go on, found on all ranks together: one line, exit code 1; its snapshots are good."""
+
+
+@contextmanager
+def alike_everywhere() -> Iterator[None]:
+    """Marks UserErrors from inside: all processes read the same arguments and files and find them alike.
+
+    So one process per machine reports them. Also a decorator: `@alike_everywhere()`.
+    """
+    try:
+        yield
+    except UserError as error:
+        error.everywhere = True
+        raise
 
 
 def format_message(message: str) -> str:

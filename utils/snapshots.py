@@ -127,7 +127,8 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> UserError:
     """Tells a file that wants to run code from one whose bytes are broken."""
     if zipfile.is_zipfile(path):
         _check_sums(path)
-    asked = re.search(r"(?:GLOBAL|class|function)\s+([A-Za-z_]\w*(?:\.\w+)+)", str(error))
+    # builtins such as eval are named without a module
+    asked = re.search(r"(?:GLOBAL\s+(?=\w)|(?:class|function)\s+(?=\w+\.))([\w.]*\w)", str(error))
     if asked is None:
         return DamagedSnapshotError(f"{path} is damaged ({_short(error)}); use an older snapshot.")
     return UserError(

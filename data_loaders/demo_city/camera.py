@@ -1,8 +1,8 @@
 """The pinhole camera of the demo city, and the light.
 
 World axes in metres: x to the right, y up, z ahead; the ground is y = 0, the camera stands at x = z = 0.
-Pitch is a shift of the horizon (as with a shift lens), so that verticals stay vertical; yaw and the bend of the
-street are shears of x.
+Pitch is a shift of the horizon (as with a shift lens), so that verticals stay vertical; yaw and the bend of
+the street are shears of x.
 """
 
 from __future__ import annotations

@@ -37,9 +37,8 @@ def draw_demo_city(
     """Draws street scenes of all 19 Cityscapes classes and writes them as the real data sets are written.
 
     "game" becomes ROOT/gta5 (train only), "camera" ROOT/cityscapes (train and val), "synthia" ROOT/synthia
-    (train only). An image depends on seed, domain, size and its number in its split, not on `workers` or on how
-    many there are. A folder that holds this city already is left as it is; one where drawing was interrupted is
-    completed.
+    (train only). An image depends on seed, domain, size and its number in its split, not on `workers` or on
+    how many there are. A folder that holds this city is left as it is, an interrupted one is completed.
 
     Args:
         size: (width, height) in pixels.

@@ -68,14 +68,14 @@ def test_run_folder_means_its_last_and_remembers_the_training_size(
     assert "mrnet (64x32 x 1+1.25, flip)" in capsys.readouterr().out
 
 
-def test_two_processes_print_the_same_table(data: Path, snapshot: Path, tmp_path: Path) -> None:
-    words = arguments(data, snapshot, "--protocol", "mrnet", "--json")
-    tables = []
-    for processes in (1, 2):
-        result = run_processes(processes, ["evaluate.py", *words, str(tmp_path / f"{processes}.json")])
-        tables.append(result.stdout)
-    assert tables[0] == tables[1]
-    runs = [json.loads((tmp_path / f"{processes}.json").read_text())["runs"] for processes in (1, 2)]
+def test_two_processes_print_the_same_table(
+    data: Path, snapshot: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one, two = ([snapshot, "--protocol", "mrnet", "--json", tmp_path / f"{n}.json"] for n in (1, 2))
+    assert evaluate.main(arguments(data, *one)) == 0
+    result = run_processes(2, ["evaluate.py", *arguments(data, *two)])
+    assert result.stdout == capsys.readouterr().out
+    runs = [json.loads((tmp_path / f"{n}.json").read_text())["runs"] for n in (1, 2)]
     assert runs[0] == runs[1]
 
 

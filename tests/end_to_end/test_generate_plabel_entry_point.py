@@ -64,12 +64,12 @@ def test_original_option_names_are_understood(data: Path, snapshot: Path, tmp_pa
 
 def test_one_and_two_processes_write_the_same_files(data: Path, snapshot: Path, tmp_path: Path) -> None:
     words = arguments(data, snapshot, "--threshold", 0.3, "--extras", "color", "confidence", "uncertainty")
-    folders = {n: tmp_path / f"processes{n}" for n in (1, 2)}
-    for n, folder in folders.items():
-        run_processes(n, ["generate_plabel.py", *words, "--pseudo-label-dir", str(folder)])
-    assert files_of(folders[1]) == files_of(folders[2])
-    assert len(files_of(folders[1])) == 4 * 5
-    manifests = [json.loads((folder / MANIFEST).read_text()) for folder in folders.values()]
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert generate_plabel.main([*words, "--pseudo-label-dir", str(one)]) == 0
+    run_processes(2, ["generate_plabel.py", *words, "--pseudo-label-dir", str(two)])
+    assert files_of(one) == files_of(two)
+    assert len(files_of(one)) == 4 * 5
+    manifests = [json.loads((folder / MANIFEST).read_text()) for folder in (one, two)]
     for manifest in manifests:
         manifest.pop("command_line")
     assert manifests[0] == manifests[1]

@@ -84,11 +84,12 @@ def test_protocol_of_fixed_output_size_still_gives_the_images_size(
 
 
 def test_two_processes_write_the_same_files(snapshot: Path, photos: Path, tmp_path: Path) -> None:
-    for n in (1, 2):
-        run_processes(n, ["predict.py", *arguments(snapshot, tmp_path / f"out{n}", photos)])
-    assert written(tmp_path / "out1") == written(tmp_path / "out2")
-    for name in written(tmp_path / "out1"):
-        assert (tmp_path / "out1" / name).read_bytes() == (tmp_path / "out2" / name).read_bytes()
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert predict.main(arguments(snapshot, one, photos)) == 0
+    run_processes(2, ["predict.py", *arguments(snapshot, two, photos)])
+    assert written(one) == written(two)
+    for name in written(one):
+        assert (one / name).read_bytes() == (two / name).read_bytes()
 
 
 def test_input_images_are_never_overwritten(

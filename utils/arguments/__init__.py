@@ -24,6 +24,7 @@ from utils.arguments.common_options import (
 from utils.arguments.data_options import (
     add_data_arguments,
     add_evaluation_arguments,
+    add_labelled_size_argument,
     add_labelling_arguments,
     add_protocol_arguments,
     add_pseudo_label_arguments,
@@ -62,6 +63,7 @@ __all__ = [
     "add_data_arguments",
     "add_distributed_arguments",
     "add_evaluation_arguments",
+    "add_labelled_size_argument",
     "add_labelling_arguments",
     "add_memory_arguments",
     "add_network_arguments",

@@ -35,6 +35,13 @@ def add_source_arguments(parser: Parser, *, source: str = "gta5", input_size: st
         help="image names, one a line (default: all of the split)",
     )
     add("--source-split", default="train", metavar="NAME", help="split to train on")
+    add_labelled_size_argument(add, input_size)
+    _add_moved(parser, "--data-dir", "source_root", values.existing_folder)
+    _add_moved(parser, "--data-list", "source_list", values.existing_file)
+
+
+def add_labelled_size_argument(add: Callable[..., Any], input_size: str) -> None:
+    """The size of the images that carry labels: the source's, in stage II the target's with pseudo labels."""
     add(
         "--input-size",
         type=values.size_wh,
@@ -42,8 +49,6 @@ def add_source_arguments(parser: Parser, *, source: str = "gta5", input_size: st
         metavar="W,H",
         help="width,height in pixels that labelled images are resized to, before scaling and cropping",
     )
-    _add_moved(parser, "--data-dir", "source_root", values.existing_folder)
-    _add_moved(parser, "--data-list", "source_list", values.existing_file)
 
 
 def add_target_arguments(
@@ -227,14 +232,13 @@ def add_pseudo_label_arguments(parser: Parser) -> None:
 
 
 def add_protocol_arguments(parser: Parser) -> None:
-    """How snapshots are scored."""
-    add = parser.add_argument_group("evaluation protocol").add_argument
-    add(
+    """How the snapshots of a training run are scored."""
+    parser.add_argument_group("evaluation protocol").add_argument(
         "--protocol",
-        nargs="+",
+        default="mrnet",
         metavar="NAME",
-        help="scales, flip and fusion by name, such as common (one scale, no flip) "
-        "(default: what the snapshot's method published)",
+        help="how snapshots are scored, in this run and by evaluate.py, such as mrnet-cityscapes; mrnet takes "
+        "--input-size-target as its base size",
     )
 
 

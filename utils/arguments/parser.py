@@ -207,7 +207,7 @@ def _find_argument_file(name: str, folder: Path) -> Path:
         if path.is_file():
             return path.resolve()
     wanted = folder / name
-    beside = [path.name for path in wanted.parent.glob("*.args")] if wanted.parent.is_dir() else []
+    beside = [path.name for start in (folder, REPOSITORY) for path in (start / name).parent.glob("*.args")]
     nearest = difflib.get_close_matches(wanted.name, beside, n=1, cutoff=0.5)
     hint = f"; did you mean @{wanted.parent / nearest[0]}?" if nearest else ""
     raise UserError(f"argument file {wanted} does not exist{hint}", everywhere=True)

@@ -12,12 +12,14 @@ from utils.arguments.common_options import (
     add_precision_arguments,
     add_run_arguments,
 )
+from utils.arguments.data_options import add_protocol_arguments
 from utils.arguments.parser import Parser
 from utils.errors import UserError
 
 
 def add_training_arguments(parser: Parser) -> None:
-    """What every training script has: run folder, processes, BatchNorm, precision."""
+    """What every training script has: protocol of its scores, run folder, processes, BatchNorm, precision."""
+    add_protocol_arguments(parser)
     add_run_arguments(parser)
     add_distributed_arguments(parser)
     add_batch_norm_arguments(parser)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
-import os
-import signal
+import subprocess
 import time
 
 import numpy as np
@@ -145,19 +144,38 @@ def test_a_batch_that_does_not_divide_is_refused() -> None:
 
 def test_signals_of_the_cluster_do_not_end_the_workers() -> None:
     expected = draws(stream(), 40)
+    others = multiprocessing.active_children()
     source = stream(num_workers=1)
     source.next()
-    (worker,) = multiprocessing.active_children()
-    for number in (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2, signal.SIGINT):
-        os.kill(worker.pid, number)
+    (worker,) = set(multiprocessing.active_children()) - set(others)
+    for name in ("TERM", "USR1", "USR2", "INT"):
+        subprocess.run(["sh", "-c", f"kill -{name} {worker.pid}"], check=True)  # not from the parent
     assert draws(source, 39) == expected[4:]
     source.close()
 
 
+left_open: list[SampleStream] = []
+
+
+def leave_a_stream_open() -> None:
+    left_open.append(stream(num_workers=1))
+    left_open[0].next()
+
+
+def test_a_process_that_leaves_a_stream_open_can_exit() -> None:
+    process = multiprocessing.get_context("fork").Process(target=leave_a_stream_open)
+    process.start()
+    process.join(timeout=30)
+    ended = process.exitcode
+    process.kill()
+    assert ended == 0
+
+
 def test_closing_ends_the_workers() -> None:
+    others = multiprocessing.active_children()
     source = stream(num_workers=2)
     source.next()
-    workers = multiprocessing.active_children()
+    workers = set(multiprocessing.active_children()) - set(others)
     assert len(workers) == 2
     source.close()
     for worker in workers:

@@ -132,7 +132,7 @@ def test_ids_that_are_no_class_are_refused_or_count_as_wrong(files: FileList, tm
     label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
     label[10:14] = 255
     write_label_png(path, label)
-    with pytest.raises(UserError, match=rf"{files.items[0].name}.*255"):
+    with pytest.raises(UserError, match=r"predicted ids .*255"):
         score_label_folder(tmp_path / "labels", files, SPACE)
     assert score_label_folder(tmp_path / "labels", files, SPACE, invalid="wrong").scores.accuracy < 100
 
@@ -140,7 +140,7 @@ def test_ids_that_are_no_class_are_refused_or_count_as_wrong(files: FileList, tm
 def test_label_map_of_another_size_is_refused(files: FileList, tmp_path: Path) -> None:
     for item in files.items:
         write_label_png(tmp_path / "labels" / item.name, np.zeros((8, 16), np.uint8))
-    with pytest.raises(UserError, match="16x8 but the truth .* is 64x32"):
+    with pytest.raises(UserError, match=r"16x8 but the truth .* is 64x32"):
         score_label_folder(tmp_path / "labels", files, SPACE)
 
 

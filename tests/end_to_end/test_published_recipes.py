@@ -1,0 +1,98 @@
+"""Every published recipe for two iterations: true formats and image sizes, published depth, a small crop.
+
+`pytest -s` shows seconds per iteration and peak memory, as noted in the recipes' comments.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from data_loaders.decoding import write_label_png
+from tests.distributed.launching import run_processes
+from tests.official_formats import write_cityscapes, write_gta5, write_robotcar, write_synthia
+
+pytestmark = pytest.mark.slow
+
+RECIPES = Path(__file__).parents[2] / "launch" / "recipes"
+PUBLISHED = sorted(
+    path.stem for path in RECIPES.glob("*_to_*.args") if path.stem.split("_")[2] in ("cityscapes", "robotcar")
+)
+IMAGES = 3
+SMALL = ["--crop-size", "256,128", "--num-steps-stop", "2", "--backbone-weights", "none"]
+HERE = ["--num-workers", "0", "--log-every", "1", "--device", "cpu", "--no-tensorboard"]
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_trains_on_true_formats_and_sizes(name: str, tmp_path: Path) -> None:
+    script = script_of(name)
+    data, run = tmp_path / "data", tmp_path / "run"
+    names = draw(name, data)
+    words = [
+        f"@launch/recipes/{name}.args",
+        *SMALL,
+        *HERE,
+        "--data-root",
+        str(data),
+        "--snapshot-dir",
+        str(run),
+    ]
+    if script == "train_ft.py":
+        words += ["--pseudo-label-dir", str(label(names, data / "pseudo_labels", name))]
+    if "--lambda-kl-target 0.1" in expanded(name):
+        words += ["--target-terms-start", "1"]
+    try:
+        run_processes(1, [script, *words], env={"OMP_NUM_THREADS": "2"}, timeout=900)
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    finally:
+        shutil.rmtree(run, ignore_errors=True)  # snapshots of 0.7 GB
+    assert [line["iteration"] for line in lines] == [1, 2]
+    losses = {key: value for line in lines for key, value in line.items() if key.startswith("loss/")}
+    assert losses
+    assert all(value is not None and math.isfinite(value) for value in losses.values())
+    assert ("loss/kl" in losses) == ("--target-terms-start" in words)
+    assert ("loss/D_main" in losses) == (script == "train_ms.py")
+    print(f"{name}: {lines[1]['time/seconds']:.1f} s/iteration, peak {lines[1]['memory/peak_gib']:.1f} GiB")
+
+
+def script_of(name: str) -> str:
+    """The entry point that a recipe is for, by the end of its name."""
+    endings = {"source_only": "train_source.py", "mrnet": "train_ms.py"}
+    return next((script for ending, script in endings.items() if name.endswith(ending)), "train_ft.py")
+
+
+def expanded(name: str) -> str:
+    """The recipe's text with that of the ones it includes."""
+    text = (RECIPES / f"{name}.args").read_text()
+    included = [line[1:-5] for line in text.splitlines() if line.startswith("@")]
+    return "".join(map(expanded, included)) + text
+
+
+def draw(name: str, root: Path) -> Sequence[str]:
+    """Training images of the recipe's two domains; the names of the target's."""
+    source, target = name.split("_to_")
+    if source == "gta5":
+        write_gta5(root, IMAGES)
+    elif source == "synthia":
+        write_synthia(root, IMAGES)
+    else:
+        write_cityscapes(root, IMAGES)
+    if target.startswith("robotcar"):
+        return write_robotcar(root, IMAGES)
+    return write_cityscapes(root, IMAGES, labelled=False)
+
+
+def label(names: Sequence[str], folder: Path, recipe: str) -> Path:
+    """Pseudo labels of the target images, as large as the published ones, a tenth of the pixels ignored."""
+    (width, height), classes = ((1280, 960), 9) if "robotcar" in recipe else ((2048, 1024), 19)
+    for number, name in enumerate(names):
+        blocks = np.random.default_rng(number).integers(0, classes, (height // 16, width // 16), np.uint8)
+        blocks[:, ::10] = 255
+        write_label_png(folder / name, blocks.repeat(16, 0).repeat(16, 1))
+    return folder
