@@ -369,9 +369,12 @@ class Trainer:
 
     def _leave(self) -> int:
         signal = stopping.requested() or "a signal on another rank"
-        logger.warning("stopping after iteration %d: %s; the same command continues", self.iteration, signal)
-        if self.run is not None and self.world.is_main:
-            self.run.mark(PREEMPTED, f"iteration {self.iteration}, {signal}")
+        if self.world.is_main:
+            logger.warning(
+                "stopping after iteration %d: %s; the same command continues", self.iteration, signal
+            )
+            if self.run is not None:
+                self.run.mark(PREEMPTED, f"iteration {self.iteration}, {signal}")
         distributed.barrier("leaving after a stop signal")
         return 0
 

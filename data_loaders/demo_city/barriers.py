@@ -14,7 +14,7 @@ from data_loaders.demo_city.solids import cast_wall_shadow
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """A wall (solid) or a fence (bars that show what is behind) between z0 and z1.
+    """A short piece of wall (solid) or fence (bars that show what is behind) between z0 and z1.
 
     `sign` is the side of the street.
     """
@@ -30,7 +30,7 @@ class Barrier:
 
     @property
     def key(self) -> float:
-        return self.z1 + abs(self.x) - 0.5
+        return self.z1 + abs(self.x)
 
     def shadow(self, canvas: Canvas) -> None:
         """The ground behind or before it."""
@@ -38,13 +38,14 @@ class Barrier:
         cast_wall_shadow(canvas, self.x, self.z0, self.z1, self.height, strength)
 
     def draw(self, canvas: Canvas) -> None:
-        """Paints it in pieces of a few metres, far first, so that it follows a bent street."""
-        edges = np.arange(max(self.z0, 2.0), self.z1 + 1e-6, 3.0)
-        for z0 in edges[::-1]:
-            z1 = min(z0 + 3.0, self.z1)
-            if z1 - z0 > 0.2 and canvas.in_view(self.x, z1, 1.0):
-                piece = Facade((self.x, 0.0, float(z0)), (0.0, 0.0, 1.0), z1 - z0, self.height)
-                self._draw_fence(canvas, piece) if self.fence else self._draw_wall(canvas, piece)
+        """Paints it where it is far enough ahead."""
+        if self.z0 < 2.0 or not canvas.in_view(self.x, self.z1, 1.0):
+            return
+        piece = Facade((self.x, 0.0, self.z0), (0.0, 0.0, 1.0), self.z1 - self.z0, self.height)
+        if self.fence:
+            self._draw_fence(canvas, piece)
+        else:
+            self._draw_wall(canvas, piece)
 
     def _draw_wall(self, canvas: Canvas, piece: Facade) -> None:
         shade = canvas.light.face(-float(self.sign), 0.0, 0.0)

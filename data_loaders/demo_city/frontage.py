@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 from data_loaders.demo_city.barriers import Barrier
@@ -75,8 +77,8 @@ def _park(
     things = _trees(rng, x + side.sign, side, part, materials, spacing=3.5)
     if rng.random() < 0.5:
         leaf = vary(rng, pick(rng, materials.leaves))
-        height = rng.uniform(0.9, 1.6)
-        things.append(Hedge(x + side.sign * 0.6, part.z0, part.z1, height, leaf, seed(rng)))
+        height, row = rng.uniform(0.9, 1.6), x + side.sign * 0.6
+        things += [Hedge(row, z0, z1, height, leaf, seed(rng)) for z0, z1 in _pieces(part)]
     return things
 
 
@@ -87,19 +89,18 @@ def _barrier(rng: np.random.Generator, side: Side, part: Frontage, look: Look) -
     if rng.random() < 0.5:
         behind.append(_house(rng, side, part, look, setback=5.0))
     behind += _trees(rng, side.front + side.sign * 0.5, side, part, look.materials, spacing=6.0)
-    return [
-        *behind,
-        Barrier(
-            x=side.front,
-            z0=part.z0,
-            z1=part.z1,
-            sign=side.sign,
-            height=rng.uniform(1.1, 1.9) if fence else rng.uniform(1.5, 3.2),
-            colour=vary(rng, pick(rng, look.materials.fences if fence else look.materials.walls)),
-            fence=fence,
-            spacing=rng.uniform(0.16, 0.3) if fence else rng.uniform(0.3, 0.6),
-        ),
+    height = rng.uniform(1.1, 1.9) if fence else rng.uniform(1.5, 3.2)
+    colour = vary(rng, pick(rng, look.materials.fences if fence else look.materials.walls))
+    spacing = rng.uniform(0.16, 0.3) if fence else rng.uniform(0.3, 0.6)
+    return behind + [
+        Barrier(side.front, z0, z1, side.sign, height, colour, fence, spacing) for z0, z1 in _pieces(part)
     ]
+
+
+def _pieces(part: Frontage) -> list[tuple[float, float]]:
+    """(z0, z1) of parts of at most 3 m: short enough to be painted in order with the trees behind them."""
+    edges = np.linspace(part.z0, part.z1, max(int(np.ceil((part.z1 - part.z0) / 3.0)), 1) + 1).tolist()
+    return list(pairwise(edges))
 
 
 def _side_street(rng: np.random.Generator, side: Side, part: Frontage, look: Look) -> list[Thing]:

@@ -11,17 +11,17 @@ from data_loaders.demo_city.looks import Materials
 from data_loaders.demo_city.street import END, TRACK, Side, Street
 
 _STATIONS = np.geomspace(1.0, END + 10.0, 14)  # m; where strips along a bent street get a corner
+_EDGE = 1500.0  # m; where the plain around the city ends
 _SIDE_STREET = 70.0  # m; how far a crossing road reaches to either side
 
 
 def draw_ground(canvas: Canvas, street: Street, materials: Materials) -> None:
     """Paints sky and ground; everything that stands is painted over it."""
     light = canvas.light.face(0.0, 1.0, 0.0)
-    rows = np.array([0.0, canvas.camera.horizon])
-    edges = np.array([[-1.0, -1.0], [canvas.camera.width, -1.0]])
-    sky = np.concatenate([edges, [[canvas.camera.width, rows[1] + 1], [-1.0, rows[1] + 1]]])
+    right, bottom = canvas.camera.width, canvas.camera.project_point(0.0, 0.0, _EDGE)[1] + 1
+    sky = np.array([[-1.0, -1.0], [right, -1.0], [right, bottom], [-1.0, bottom]])
     canvas.surface_pixels(sky, materials.sky_low, Id.SKY, depth=FAR)
-    _band(canvas, -200.0, 200.0, 1.0, 300.0, tint(materials.terrain, light), Id.TERRAIN)
+    _band(canvas, -_EDGE, _EDGE, 1.0, _EDGE, tint(materials.terrain, light), Id.TERRAIN)
     for side in (street.left, street.right):
         _draw_side(canvas, side, materials, light)
     _strip(canvas, street.left.edge, street.right.edge, tint(materials.road, light), Id.ROAD)

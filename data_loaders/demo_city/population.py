@@ -39,12 +39,13 @@ class Population:
 
     def build(self) -> list[Thing]:
         """Every thing, in no order. What is wanted stands near the camera, where nothing hides it."""
-        clear = 8.0  # m before which nothing drives in the own lane
         things = self._wanted_things()
-        if self.wanted & {Id.CAR, Id.TRUCK, Id.BUS}:
-            clear = 26.0
-        for number, (x, heading) in enumerate(self.street.lane_centres()):
-            things += self._traffic(x, heading, clear if number == 0 else 7.0)
+        for x, heading in self.street.lane_centres():
+            vehicles = [
+                thing for thing in things if isinstance(thing, (Car, Truck, Coach)) and thing.pose.x == x
+            ]
+            first = max([thing.pose.z + 9.0 for thing in vehicles], default=8.0)
+            things += self._traffic(x, heading, first)
         if self.street.tram and Id.TRAIN not in self.wanted:
             things += self._tram(self.rng.uniform(20.0, 60.0))
         for side in (self.street.left, self.street.right):
@@ -82,7 +83,7 @@ class Population:
             sign = 1.0 if np.cos(heading) > 0 else -1.0
             beside = x + sign * 0.35 * self.street.lane
             return self._bicycle(beside, z + 0.9, heading + rng.normal(0, 0.15), ridden=True), 1.9
-        return self._car(Pose(x + rng.normal(0, 0.15), z + 2.2, heading + rng.normal(0, 0.02))), 4.6
+        return self._car(Pose(x, z + 2.2, heading + rng.normal(0, 0.02))), 4.6
 
     def _motorcycle(self, x: float, z: float, heading: float, *, ridden: bool) -> Motorcycle:
         colour = vary(self.rng, pick(self.rng, self.look.materials.cars))

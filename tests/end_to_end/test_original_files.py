@@ -12,7 +12,7 @@ from torch import Tensor
 from torchvision import models
 
 import evaluate
-import train_ms
+import train_source
 from networks import NetworkSpec, build
 from tests.official_formats import write_cityscapes, write_gta5
 from utils import snapshots
@@ -98,11 +98,11 @@ def test_training_starts_from_an_imagenet_file(
     torch.save(state, path, _use_new_zipfile_serialization=False)
     words = [flag, path, "--backbone", backbone, "--data-root", data, "--snapshot-dir", tmp_path / "run"]
     tiny = (
-        "--head-channels 8 --bottleneck-channels 8 --norm-style gn --input-size 64,48 --crop-size 48,32 "
+        "--head-channels 8 --bottleneck-channels 8 --norm-style gn --input-size 64,48 --crop-size 32,32 "
         "--input-size-target 64,48 --num-steps-stop 1 --batch-size 1 --learning-rate 1e-12 --num-workers 0 "
         "--batch-norm frozen --device cpu --no-tensorboard --protocol common"
     )
-    assert train_ms.main([*map(str, words), *tiny.split()]) == 0
+    assert train_source.main([*map(str, words), *tiny.split()]) == 0
     assert f"backbone {backbone}: " in caplog.text
     assert str(path) in caplog.text
     weights = snapshots.read(snapshots.resolve(tmp_path / "run"))["weights"]

@@ -27,8 +27,9 @@ from utils.runs import DONE, PREEMPTED
 ITERATIONS = 12
 SIZE = (64, 48)
 WORDS = (
-    "--backbone resnet18_quarter --backbone-weights none --head-channels 8 --bottleneck-channels 8 --droprate 0.5 "
-    "--class-balance --often-balance --only-hard-label 50 --lambda-kl-target 0.1 --target-terms-start 3 "
+    "--backbone resnet18_quarter --backbone-weights none --head-channels 8 --bottleneck-channels 8 "
+    "--droprate 0.5 --class-balance --often-balance --only-hard-label 50 "
+    "--lambda-kl-target 0.1 --target-terms-start 3 "
     "--input-size 64,48 --input-size-target 64,48 --crop-size 48,32 --batch-size 2 --num-workers 1 "
     f"--learning-rate 0.001 --warm-up 4 --num-steps 20 --num-steps-stop {ITERATIONS} --ema-decay 0.9 "
     "--log-every 1 --save-every 2 --keep-snapshots 20 --device cpu --no-tensorboard"
@@ -75,8 +76,7 @@ def started(n: int, arguments: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     try:
         yield process
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGKILL)
+        process.terminate()  # torchrun passes it on: killed itself, it would leave its processes behind
         process.communicate()
 
 

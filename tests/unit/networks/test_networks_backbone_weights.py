@@ -11,7 +11,7 @@ from torch import nn
 from torchvision import models
 
 from networks import NetworkSpec, build
-from networks.backbone_weights import load_backbone
+from networks.backbone_weights import holds_backbone_only, load_backbone
 from networks.segmentation import SegmentationNetwork
 from utils.errors import UserError
 
@@ -114,3 +114,11 @@ def test_torchvision_without_network_or_weights_is_a_clear_error(monkeypatch: py
         load_backbone(network("resnet18"), "torchvision")
     with pytest.raises(UserError, match=r"torchvision has no weights for the backbone resnet101_caffe"):
         load_backbone(network("resnet101_caffe"), "torchvision")
+
+
+def test_imagenet_files_are_told_from_whole_networks(tmp_path: Path) -> None:
+    net = network("resnet18")
+    assert holds_backbone_only(Path(saved(tmp_path / "r18.pth", models.resnet18().state_dict())))
+    assert not holds_backbone_only(Path(saved(tmp_path / "own.pth", {"layer6.x": net.conv1.weight})))
+    with pytest.raises(UserError, match=r"nowhere.pth does not exist"):
+        holds_backbone_only(tmp_path / "nowhere.pth")

@@ -16,6 +16,7 @@ from data_loaders.discovery import FileList, find_files
 from tests.toy_cityscapes import SIZE, RedReader, draw_cityscapes
 from trainers.evaluation import (
     LABEL_PNGS,
+    check_first_label,
     evaluate,
     find_label_png,
     label_png_index,
@@ -96,6 +97,12 @@ def test_predictions_are_merged_into_another_set_of_classes(files: FileList) -> 
 def test_output_of_another_size_than_the_label_is_refused_with_both_sizes(files: FileList) -> None:
     with pytest.raises(UserError, match=r"64x32.*predicts 32x16.*--protocol mrnet"):
         accuracy(files, RedReader(), output_size=(32, 16))
+
+
+def test_a_protocol_that_does_not_fit_the_labels_is_found_before_a_run(files: FileList) -> None:
+    check_first_label(files, PROTOCOL)
+    with pytest.raises(UserError, match=r"64x32.*predicts 32x16.*--protocol mrnet"):
+        check_first_label(files, dataclasses.replace(PROTOCOL, output_size=(32, 16)))
 
 
 def test_image_without_a_label_is_refused(files: FileList) -> None:

@@ -14,7 +14,7 @@ import torch
 from utils import arguments
 from utils.arguments import commands, values
 from utils.distributed import World
-from utils.errors import UserError, entry_point, format_message
+from utils.errors import UserError, alike_everywhere, entry_point, format_message
 
 # The README's stage I and stage II commands of the original release, from --drop on.
 STAGE_ONE = (
@@ -48,7 +48,6 @@ def parser() -> arguments.Parser:
     arguments.add_segmentation_loss_arguments(made)
     arguments.add_memory_arguments(made)
     arguments.add_pseudo_label_arguments(made)
-    arguments.add_protocol_arguments(made)
     return made
 
 
@@ -195,6 +194,18 @@ class TestErrors:
         assert capsys.readouterr().err == ""
         assert main(["one"]) == 2
         assert capsys.readouterr().err == "error [rank 5]: alone\n"
+
+    def test_what_is_read_alike_everywhere_is_marked_as_such(self) -> None:
+        @alike_everywhere()
+        def fail() -> None:
+            raise UserError("no such folder")
+
+        with pytest.raises(UserError) as caught:
+            fail()
+        assert caught.value.everywhere
+        with pytest.raises(UserError) as in_a_block, alike_everywhere():
+            raise UserError("no such folder")
+        assert in_a_block.value.everywhere
 
     def test_only_indented_commands_keep_their_lines(self) -> None:
         assert format_message("a\n b:\n  run this\nor\n  run that\n") == "a b:\n  run this\nor\n  run that"

@@ -36,6 +36,13 @@ class Hostile:
         return os.mkdir, (str(self.path),)
 
 
+class HostileBuiltin(Hostile):
+    """The same with a builtin, which has no module in its name."""
+
+    def __reduce__(self) -> tuple:
+        return eval, (f"__import__('os').mkdir({str(self.path)!r})",)
+
+
 def test_a_snapshot_reads_back_with_equal_tensors_and_values(tmp_path: Path) -> None:
     snapshots.save(tmp_path / "a.pth", state(2.0))
     read = snapshots.read(tmp_path / "a.pth")
@@ -106,11 +113,14 @@ def test_damage_is_one_clear_line(tmp_path: Path, damage: Callable[[bytes], byte
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(("kind", "named"), [(Hostile, r"posix\.mkdir"), (HostileBuiltin, "eval")])
 @pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
-def test_a_pickle_that_asks_to_run_code_is_refused_and_not_run(tmp_path: Path, zip_format: bool) -> None:
+def test_a_pickle_that_asks_to_run_code_is_refused_and_not_run(
+    tmp_path: Path, zip_format: bool, kind: type[Hostile], named: str
+) -> None:
     path, trace = tmp_path / "hostile.pth", tmp_path / "trace"
-    torch.save({"network": Hostile(trace)}, path, _use_new_zipfile_serialization=zip_format)
-    with pytest.raises(UserError, match=r"hostile.pth is refused: .* would run posix\.mkdir"):
+    torch.save({"network": kind(trace)}, path, _use_new_zipfile_serialization=zip_format)
+    with pytest.raises(UserError, match=rf"hostile.pth is refused: .* would run {named};"):
         snapshots.read(path)
     assert not trace.exists()
 

@@ -1,0 +1,229 @@
+"""From arguments to the parts of a trainer."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+
+import train_ft
+import train_ms
+import train_source
+from tests.official_formats import write_cityscapes, write_gta5
+from tests.toy_training import WORLD
+from trainers import wiring
+from trainers.labelling import MANIFEST
+from trainers.memory import MemorySettings
+from trainers.supervised import SupervisedSettings
+from utils.class_spaces import class_space
+from utils.errors import UserError
+from utils.precision import Precision
+from utils.snapshots import FORMAT_VERSION, save
+
+SIZE = (64, 48)
+SMALL = (
+    "--backbone resnet18_quarter --head-channels 8 --bottleneck-channels 8 --input-size 64,48 "
+    "--input-size-target 64,48 --crop-size 48,32 --batch-size 2 --num-workers 0 --device cpu"
+).split()
+SPACE = class_space("cityscapes19")
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Source with labels, target without, one labelled target image to measure on."""
+    root = tmp_path_factory.mktemp("data")
+    write_gta5(root, 3, SIZE)
+    write_cityscapes(root, 2, SIZE, labelled=False)
+    write_cityscapes(root, 1, SIZE, split="val")
+    return root
+
+
+def stage_one(*words: object) -> argparse.Namespace:
+    return train_ms.parse_args([*SMALL, "--backbone-weights", "none", *map(str, words)])
+
+
+def stage_two(*words: object) -> argparse.Namespace:
+    small = [word for word in SMALL if word != "--input-size"]
+    del small[small.index("--bottleneck-channels") + 2]
+    return train_ft.parse_args([*small, *map(str, words)])
+
+
+class TestSettings:
+    def test_options_fill_the_settings_of_the_same_names(self) -> None:
+        args = stage_one(
+            *("--learning-rate", 0.02, "--learning-rate-D", 0.03, "--lambda-kl-target", 0.4, "--warm-up", 7),
+            *("--target-terms-start", 9, "--only-hard-label", 80, "--class-balance", "--max-value", 7),
+            *("--quirks", "fixed", "--max-grad-norm", 5, "--optimizer", "adamw", "--unweighted-terms"),
+        )
+        settings = wiring.method_settings(MemorySettings, args)
+        assert settings == MemorySettings(
+            learning_rate=0.02,
+            learning_rate_discriminator=0.03,
+            lambda_kl_target=0.4,
+            warm_up=7,
+            target_terms_start=9,
+            only_hard_label=80,
+            class_balance=True,
+            max_value=7,
+            quirks="fixed",
+            max_grad_norm=5,
+            optimizer="adamw",
+            unweighted_terms=True,
+        )
+
+    def test_defaults_of_the_options_are_those_of_the_settings(self) -> None:
+        supervised = train_source.parse_args([*SMALL, "--backbone-weights", "none"])
+        assert wiring.method_settings(SupervisedSettings, supervised) == SupervisedSettings()
+        assert wiring.method_settings(MemorySettings, stage_one()) == MemorySettings()
+
+    def test_loop_takes_its_rhythm_from_the_options(self) -> None:
+        args = stage_one(
+            *("--num-steps-stop", 50, "--accumulation", 2, "--save-every", 9, "--log-every", 3),
+            *("--evaluate-every", 4, "--pictures-every", 5, "--batch-norm", "sync", "--train-bn"),
+            *("--ema-decay", 0.9, "--seed", 3),
+        )
+        loop = wiring.loop_settings(args, Precision("fp32"))
+        assert (loop.num_steps_stop, loop.accumulation, loop.save_every, loop.log_every) == (50, 2, 9, 3)
+        assert (loop.evaluate_every, loop.pictures_every, loop.ema_decay, loop.seed) == (4, 5, 0.9, 3)
+        assert (loop.batch_norm, loop.train_batch_norm_affine) == ("sync", True)
+
+
+class TestData:
+    def test_domains_are_found_and_the_target_has_no_labels(self, data: Path) -> None:
+        found = wiring.find_domains(stage_one("--data-root", data), source=True, target=True)
+        assert found.space == SPACE
+        assert [len(files.items) for files in (found.source, found.target, found.evaluation)] == [3, 2, 1]
+        assert all(item.label is None for item in found.target.items)
+        assert all(item.label is not None for item in found.source.items)
+
+    def test_target_without_measured_labels_is_no_error_unless_they_are_asked_for(
+        self, data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        write_cityscapes(tmp_path, 2, SIZE, labelled=False)
+        with caplog.at_level(logging.INFO):
+            args = stage_one("--data-root", tmp_path, "--source-root", data / "gta5")
+            assert wiring.find_domains(args, source=True, target=True).evaluation is None
+        assert "no evaluation during training" in caplog.text
+        with pytest.raises(UserError, match="val"):
+            wiring.find_domains(
+                stage_one("--data-root", tmp_path, "--evaluate-every", 5), source=False, target=True
+            )
+
+    def test_streams_give_crops_of_both_domains_with_labels_of_the_source_alone(self, data: Path) -> None:
+        args = stage_one("--data-root", data)
+        domains = wiring.find_domains(args, source=True, target=True)
+        datasets = {
+            "source": wiring.labelled_dataset(args, domains.source, domains.space),
+            "target": wiring.unlabelled_dataset(args, domains.target),
+        }
+        streams = wiring.sample_streams(args, WORLD, datasets)
+        source, target = streams["source"].next(), streams["target"].next()
+        assert tuple(source.image.shape) == tuple(target.image.shape) == (2, 3, 32, 48)
+        assert tuple(source.label.shape) == (2, 32, 48)
+        assert target.label is None
+        known = source.label[source.label != 255]
+        assert int(known.max()) < 19
+
+    def test_evaluator_gives_plain_numbers(self, data: Path) -> None:
+        args = stage_one("--data-root", data)
+        domains = wiring.find_domains(args, source=False, target=False)
+        network = wiring.build_network(args, domains.space, WORLD)
+        scores = wiring.make_evaluator(args, domains, WORLD, Precision("fp32"))(network)
+        assert 0 <= scores["val/miou"] <= 100
+        assert all(isinstance(value, float) for value in scores.values())
+
+
+class TestNetwork:
+    def test_options_shape_the_network(self) -> None:
+        words = ("--norm-style", "gn", "--use-se", "--droprate", 0.3)
+        spec = wiring.build_network(stage_one(*words), SPACE, WORLD).spec
+        assert (spec.architecture, spec.backbone, spec.num_classes) == (
+            "deeplab_two_head",
+            "resnet18_quarter",
+            19,
+        )
+        chosen = {name: spec.options[name] for name in ("norm_style", "use_se", "drop_rate", "head_channels")}
+        assert chosen == {"norm_style": "gn", "use_se": True, "drop_rate": 0.3, "head_channels": 8}
+
+    def test_snapshot_fills_the_whole_network(self, tmp_path: Path) -> None:
+        torch.manual_seed(0)
+        first = wiring.build_network(stage_one(), SPACE, WORLD)
+        state = {"format_version": FORMAT_VERSION, "iteration": 5, "network": first.spec.to_dict()}
+        save(tmp_path / "a.pth", {**state, "weights": first.state_dict(), "teacher": None, "evaluation": {}})
+        torch.manual_seed(1)
+        args = train_ms.parse_args([*SMALL, "--restore-from", str(tmp_path / "a.pth")])
+        second = wiring.build_network(args, SPACE, WORLD)
+        for name, value in first.state_dict().items():
+            assert torch.equal(second.state_dict()[name], value), name
+
+    def test_activation_checkpointing_is_switched_on(self) -> None:
+        assert wiring.build_network(
+            stage_one("--activation-checkpointing"), SPACE, WORLD
+        ).activation_checkpointing
+
+
+class TestStageTwo:
+    @pytest.mark.parametrize(
+        ("words", "needed"),
+        [
+            ((), True),
+            (("--quirks", "fixed"), False),
+            (("--batch-norm", "frozen"), False),
+            (("--quirks", "fixed", "--lambda-kl-target", "0.1"), True),
+            (("--batch-norm", "frozen", "--lambda-adv-target1", "0.1"), True),
+        ],
+    )
+    def test_reads_plain_target_images_only_where_they_have_an_effect(
+        self, tmp_path: Path, words: tuple[str, ...], needed: bool
+    ) -> None:
+        start = ("--restore-from", tmp_path, "--lambda-adv-target1", 0, "--lambda-adv-target2", 0)
+        args = stage_two(*start, *words)
+        settings = wiring.method_settings(MemorySettings, args)
+        assert wiring.stage_two_needs_target(args, settings) is needed
+
+    def test_the_only_set_of_labels_beside_the_snapshot_is_taken(self, data: Path, tmp_path: Path) -> None:
+        args = stage_two("--restore-from", tmp_path, "--data-root", data)
+        domains = wiring.find_domains(args, source=False, target=True)
+        folder = tmp_path / "pseudo_labels" / "cityscapes_train_t0.90"
+        self._write_labels(folder, domains)
+        assert wiring.find_pseudo_labels(args, domains) == folder
+        self._write_labels(folder.with_name("cityscapes_train"), domains)
+        with pytest.raises(UserError, match="choose one by --pseudo-label-dir"):
+            wiring.find_pseudo_labels(args, domains)
+
+    def test_without_a_snapshot_the_folder_must_be_named(self, data: Path) -> None:
+        args = stage_two("--backbone-weights", "none", "--data-root", data)
+        domains = wiring.find_domains(args, source=False, target=True)
+        with pytest.raises(UserError, match="--restore-from .* or --pseudo-label-dir"):
+            wiring.find_pseudo_labels(args, domains)
+
+    @staticmethod
+    def _write_labels(folder: Path, domains: wiring.Domains) -> None:
+        """Label maps without a manifest, as other programs write them."""
+        from data_loaders.decoding import write_label_png
+
+        for item in domains.target.items:
+            path = folder / item.name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_label_png(path, torch.zeros(SIZE[::-1], dtype=torch.uint8).numpy())
+        assert not (folder / MANIFEST).exists()
+
+
+def test_run_folder_records_the_arguments_and_seeds_dropout(tmp_path: Path) -> None:
+    args = stage_one("--snapshot-dir", tmp_path / "run", "--no-tensorboard", "--seed", 5)
+    draws = []
+    for _ in range(2):
+        torch.manual_seed(0)
+        with wiring.run_folder(args, WORLD) as run:
+            draws.append(torch.rand(3))
+    assert torch.equal(draws[0], draws[1])
+    torch.manual_seed(0)
+    assert not torch.equal(torch.rand(3), draws[0])
+    stored = json.loads((tmp_path / "run" / "arguments.json").read_text())["arguments"]
+    assert stored["seed"] == 5
+    assert stored["script"] == "train_ms.py"
+    assert run.settings["crop_size"] == [48, 32]
