@@ -1,4 +1,4 @@
-"""Endless seeded streams of batches that resume at any position, and the finite pass for evaluation.
+"""Endless seeded streams of batches that resume at any position.
 
 Training images are numbered by *draws*. Optimizer iteration i of a global batch B, in A micro-batches over R
 ranks, uses the draws i*B .. (i+1)*B-1; micro-batch k of rank r takes the b = B / (A*R) draws from
@@ -136,18 +136,6 @@ class SampleStream:
         return iter(_loader(self._draws, keys, self.num_workers, pin_memory=self.pin_memory))
 
 
-def evaluation_batches(
-    dataset: SampleSource, indices: Sequence[int], num_workers: int = 0
-) -> Iterator[Sample]:
-    """The samples `indices` (this rank's shard) in order, one at a time, as images may differ in size.
-
-    Raises:
-        UserError: a sample cannot be read.
-    """
-    for loaded in _loader(_Indices(dataset), indices, num_workers, pin_memory=False):
-        yield _checked(loaded)
-
-
 class _Failure:
     """A user's error on its way out of a worker; an exception would arrive with the worker's traceback."""
 
@@ -187,19 +175,6 @@ class _Draws(Dataset[Batch | _Failure]):
 
     def _draw(self, draw: int, index: int) -> Sample:
         return self.samples.sample(index, seeding.generator(self.seed, self.stream, draw))
-
-
-class _Indices(Dataset[Sample | _Failure]):
-    """Single samples by index."""
-
-    def __init__(self, samples: SampleSource) -> None:
-        self.samples = samples
-
-    def __getitem__(self, index: int) -> Sample | _Failure:
-        try:
-            return self.samples.sample(index)
-        except UserError as error:
-            return _Failure(str(error))
 
 
 def _loader(

@@ -130,26 +130,6 @@ class TrainingTransform:
             )
 
 
-class EvaluationTransform:
-    """Resizes the image; the label keeps its size and nothing is random.
-
-    Args:
-        size: (width, height); None keeps the image's own.
-        resampling: one of RESAMPLINGS.
-    """
-
-    def __init__(self, *, size: tuple[int, int] | None, resampling: str = "pillow_bicubic") -> None:
-        assert resampling in RESAMPLINGS, resampling
-        self.size = size
-        self.resampling = resampling
-
-    def __call__(
-        self, image: np.ndarray, label: np.ndarray | None, generator: RandomSource | None = None
-    ) -> Pair:
-        """The resized image and the label as it is."""
-        return (image if self.size is None else resize_image(image, self.size, self.resampling)), label
-
-
 def distinct_values(label: np.ndarray) -> int:
     """How many different ids an (H, W) uint8 map holds."""
     return int(np.count_nonzero(cv2.calcHist([label], [0], None, [256], [0, 256])))

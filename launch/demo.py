@@ -80,7 +80,7 @@ def main() -> int:
     train("train_source.py", "demo_source_only", plan, *common, "--snapshot-dir", source)
     train("train_ms.py", "demo_mrnet", plan, *common, "--snapshot-dir", stage_one)
     label = ("--restore-from", stage_one, "--target", "cityscapes", "--data-root", data)
-    train("generate_plabel.py", None, plan, *label, "--snapshot-color")
+    train("generate_plabel.py", None, plan, *label, "--extras", "color", "uncertainty")
     train(
         "train_ft.py",
         "demo_rectified",

@@ -237,7 +237,7 @@ def add_protocol_arguments(parser: Parser) -> None:
         "--protocol",
         default="mrnet",
         metavar="NAME",
-        help="how snapshots are scored, in this run and by evaluate.py, such as mrnet-cityscapes; mrnet takes "
+        help="how snapshots are scored, here and by evaluate.py, such as mrnet-cityscapes; mrnet takes "
         "--input-size-target as its base size",
     )
 

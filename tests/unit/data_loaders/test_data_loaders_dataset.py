@@ -13,12 +13,16 @@ from data_loaders.decoding import write_label_png
 from data_loaders.description import load_description
 from data_loaders.discovery import FileList, Item
 from data_loaders.streams import SampleStream
-from data_loaders.transforms import EvaluationTransform, TrainingTransform
+from data_loaders.transforms import TrainingTransform
 from utils.errors import UserError
 
-KEEP = EvaluationTransform(size=None)
 TABLE = load_description("cityscapes").label_table("cityscapes19")
 IMAGE = np.random.default_rng(0).integers(0, 256, (8, 12, 3), dtype=np.uint8)
+
+
+def keep_all(image: np.ndarray, label: np.ndarray | None, generator: object = None) -> tuple:
+    """A transform that leaves everything as it is."""
+    return image, label
 
 
 def file_list(root: Path, count: int = 2, *, labelled: bool = True) -> FileList:
@@ -43,18 +47,18 @@ def pseudo_labels(root: Path, values: list[int]) -> Path:
 
 def test_a_sample_holds_the_picture_its_train_ids_and_its_size(tmp_path: Path) -> None:
     dataset = SegmentationDataset(
-        file_list(tmp_path), label_table=TABLE, transform=EvaluationTransform(size=(6, 4))
+        file_list(tmp_path), label_table=TABLE, transform=TrainingTransform(size=(6, 4), crop=None)
     )
-    sample = dataset.sample(1)
+    sample = dataset.sample(1, np.random.default_rng(0))
     assert sample.image.shape == (3, 4, 6)
     assert sample.label is not None
-    assert sample.label.shape == (8, 12)
+    assert sample.label.shape == (4, 6)
     assert sample.label.unique().tolist() == [TABLE[8]]
     assert (sample.name, sample.size) == ("aachen/1.png", (8, 12))
 
 
 def test_pixels_are_red_green_blue(tmp_path: Path) -> None:
-    sample = SegmentationDataset(file_list(tmp_path), transform=KEEP).sample(0)
+    sample = SegmentationDataset(file_list(tmp_path), transform=keep_all).sample(0)
     np.testing.assert_array_equal(sample.image.numpy(), IMAGE.transpose(2, 0, 1))
 
 
@@ -63,7 +67,7 @@ def test_without_a_table_label_files_are_never_opened(tmp_path: Path) -> None:
     for item in files.items:
         assert item.label is not None
         item.label.write_text("opening this would fail")
-    assert SegmentationDataset(files, transform=KEEP).sample(0).label is None
+    assert SegmentationDataset(files, transform=keep_all).sample(0).label is None
 
 
 def test_pseudo_labels_are_used_as_stored(tmp_path: Path) -> None:
@@ -71,7 +75,7 @@ def test_pseudo_labels_are_used_as_stored(tmp_path: Path) -> None:
         file_list(tmp_path, labelled=False),
         pseudo_label_root=pseudo_labels(tmp_path, [18, 255]),
         num_classes=19,
-        transform=KEEP,
+        transform=keep_all,
     )
     labels = [dataset.sample(index).label for index in range(2)]
     assert [label.unique().tolist() for label in labels if label is not None] == [[18], [255]]
@@ -82,7 +86,7 @@ def test_a_pseudo_label_beyond_the_classes_is_refused(tmp_path: Path) -> None:
         file_list(tmp_path),
         pseudo_label_root=pseudo_labels(tmp_path, [8, 9]),
         num_classes=9,
-        transform=KEEP,
+        transform=keep_all,
     )
     dataset.sample(0)
     with pytest.raises(UserError, match=r"label values \[9\] in .*1\.png are not train ids 0\.\.8 or 255"):
@@ -95,7 +99,7 @@ def test_missing_pseudo_labels_are_counted_at_once(tmp_path: Path) -> None:
             file_list(tmp_path, 3),
             pseudo_label_root=pseudo_labels(tmp_path, [0]),
             num_classes=19,
-            transform=KEEP,
+            transform=keep_all,
         )
 
 
@@ -105,7 +109,7 @@ def test_a_pseudo_label_is_a_png_whatever_the_image_is() -> None:
 
 def test_any_reader_can_give_the_labels(tmp_path: Path) -> None:
     dataset = SegmentationDataset(
-        file_list(tmp_path), transform=KEEP, label_reader=lambda item: np.full((8, 12), 3, np.uint8)
+        file_list(tmp_path), transform=keep_all, label_reader=lambda item: np.full((8, 12), 3, np.uint8)
     )
     label = dataset.sample(0).label
     assert label is not None
@@ -113,7 +117,7 @@ def test_any_reader_can_give_the_labels(tmp_path: Path) -> None:
 
 
 def test_an_image_without_a_label_file_is_named(tmp_path: Path) -> None:
-    dataset = SegmentationDataset(file_list(tmp_path, labelled=False), label_table=TABLE, transform=KEEP)
+    dataset = SegmentationDataset(file_list(tmp_path, labelled=False), label_table=TABLE, transform=keep_all)
     with pytest.raises(UserError, match=r"aachen/0\.png has no label file"):
         dataset.sample(0)
 
@@ -133,4 +137,4 @@ def test_a_damaged_image_is_named_by_the_stream(tmp_path: Path) -> None:
 
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image found for split 'train'"):
-        SegmentationDataset(file_list(tmp_path, 0), transform=KEEP)
+        SegmentationDataset(file_list(tmp_path, 0), transform=keep_all)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_loaders.samples import Batch, Sample
-from data_loaders.streams import SampleStream, ShuffledOrder, evaluation_batches
+from data_loaders.streams import SampleStream, ShuffledOrder
 from data_loaders.transforms import RandomSource
 from utils.errors import UserError
 
@@ -132,9 +132,6 @@ def test_a_users_error_keeps_its_one_line(num_workers: int) -> None:
     with pytest.raises(UserError) as caught:
         source.next()
     assert str(caught.value) == "image 3.png cannot be decoded"
-    with pytest.raises(UserError) as caught:
-        list(evaluation_batches(ToyDataset(4, damaged=True), range(4), num_workers))
-    assert str(caught.value) == "image 3.png cannot be decoded"
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:
@@ -192,9 +189,3 @@ def test_the_time_spent_waiting_is_counted() -> None:
     source = SampleStream(SlowDataset(4), seed=0, name="source", global_batch=2)
     source.next()
     assert source.wait_s >= 0.04
-
-
-@pytest.mark.parametrize("num_workers", [0, 2])
-def test_evaluation_reads_a_shard_once_and_in_order(num_workers: int) -> None:
-    names = [sample.name for sample in evaluation_batches(ToyDataset(7), range(2, 6), num_workers)]
-    assert names == ["2", "3", "4", "5"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from data_loaders.transforms import EvaluationTransform, TrainingTransform, distinct_values
+from data_loaders.transforms import TrainingTransform, distinct_values
 from utils.errors import UserError
 
 IMAGE = np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8)
@@ -115,13 +115,6 @@ def test_a_crop_larger_than_the_smallest_jittered_image_is_refused() -> None:
 def test_a_scale_without_a_crop_is_refused() -> None:
     with pytest.raises(UserError, match="needs a crop size"):
         TrainingTransform(size=(60, 40), crop=None, scale_range=(0.8, 1.2))
-
-
-def test_evaluation_resizes_the_image_and_keeps_the_label() -> None:
-    image, label = EvaluationTransform(size=(30, 20))(IMAGE, LABEL)
-    assert image.shape == (20, 30, 3)
-    assert label is LABEL
-    assert EvaluationTransform(size=None)(IMAGE, None)[0] is IMAGE
 
 
 def test_distinct_values_count_255_and_read_views() -> None:

@@ -25,10 +25,11 @@ from utils.precision import Precision
 from utils.snapshots import FORMAT_VERSION, save
 
 SIZE = (64, 48)
-SMALL = (
-    "--backbone resnet18_quarter --head-channels 8 --bottleneck-channels 8 --input-size 64,48 "
-    "--input-size-target 64,48 --crop-size 48,32 --batch-size 2 --num-workers 0 --device cpu"
-).split()
+SMALL = [
+    *("--backbone", "resnet18_quarter", "--head-channels", "8", "--bottleneck-channels", "8"),
+    *("--input-size", "64,48", "--input-size-target", "64,48", "--crop-size", "48,32"),
+    *("--batch-size", "2", "--num-workers", "0", "--device", "cpu"),
+]
 SPACE = class_space("cityscapes19")
 
 
@@ -47,9 +48,7 @@ def stage_one(*words: object) -> argparse.Namespace:
 
 
 def stage_two(*words: object) -> argparse.Namespace:
-    small = [word for word in SMALL if word != "--input-size"]
-    del small[small.index("--bottleneck-channels") + 2]
-    return train_ft.parse_args([*small, *map(str, words)])
+    return train_ft.parse_args([*SMALL, *map(str, words)])
 
 
 class TestSettings:
@@ -198,7 +197,7 @@ class TestStageTwo:
     def test_without_a_snapshot_the_folder_must_be_named(self, data: Path) -> None:
         args = stage_two("--backbone-weights", "none", "--data-root", data)
         domains = wiring.find_domains(args, source=False, target=True)
-        with pytest.raises(UserError, match="--restore-from .* or --pseudo-label-dir"):
+        with pytest.raises(UserError, match=r"--restore-from .* or --pseudo-label-dir"):
             wiring.find_pseudo_labels(args, domains)
 
     @staticmethod
