@@ -30,7 +30,7 @@ from utils.snapshots import FORMAT_VERSION, clean_keys
 
 logger = logging.getLogger(__name__)
 
-Evaluator = Callable[[nn.Module], Mapping[str, float]]
+Evaluator = Callable[[nn.Module], Mapping[str, float] | None]  # None: a stop signal cut it short
 SCORE = "val/miou"  # what `best` is chosen by
 
 
@@ -71,6 +71,7 @@ class Trainer:
         self.iteration = 0
         self.metrics: dict[str, float] = {}
         self.best = float("-inf")
+        self.evaluated_at = -1  # iteration of the newest evaluation
         set_batch_norm(network, loop.batch_norm, train_affine=loop.train_batch_norm_affine)
         network.train()
         self.teacher = Teacher(network, decay=loop.ema_decay) if loop.ema_decay > 0 else None
@@ -170,16 +171,17 @@ class Trainer:
         try:
             if not resumed and self._run_events():
                 self.save()
+            if resumed and not self._evaluate_if_due():
+                return self._leave()
             while self.iteration < self.loop.num_steps_stop:
                 self._batches = self.next_batches()
                 stop = self.run_iteration(self.iteration, self._batches)
                 self.iteration += 1
                 self._log(progress)
                 changed = self._run_events()
-                done = self.iteration == self.loop.num_steps_stop
-                if stop or done or changed or self.iteration % self.loop.save_every == 0:
+                if stop or changed or self._evaluation_due() or self.iteration % self.loop.save_every == 0:
                     self.save()
-                if stop and not done:
+                if (stop and not self._at_end()) or not self._evaluate_if_due():
                     return self._leave()
         finally:
             for stream in self.streams.values():
@@ -218,24 +220,35 @@ class Trainer:
             self.run.log.scalars(self.iteration, scalars)
 
     def _run_events(self) -> bool:
-        """Runs what is due after `iteration` updates.
-
-        Returns:
-            Whether a snapshot must follow: a method's event happened, or the evaluation was the best so far.
-        """
-        changed = False
+        """Runs what is due after `iteration` updates; True if a method's event happened, to be saved."""
+        happened = False
         for event in self.events():
             if event.due(self.iteration):
                 logger.info("%s after iteration %d", event.name, self.iteration)
                 event.action(self.iteration)
-                changed = True
-        loop, done = self.loop, self.iteration == self.loop.num_steps_stop
-        if self.iteration and loop.pictures_every and (self.iteration % loop.pictures_every == 0 or done):
+                happened = True
+        every = self.loop.pictures_every
+        if self.iteration and every and (self.iteration % every == 0 or self._at_end()):
             self._draw()
-        if self.iteration and (done or (loop.evaluate_every and self.iteration % loop.evaluate_every == 0)):
-            self.evaluate()
-            changed |= self._is_best()
-        return changed
+        return happened
+
+    def _at_end(self) -> bool:
+        return self.iteration == self.loop.num_steps_stop
+
+    def _evaluation_due(self) -> bool:
+        every = self.loop.evaluate_every
+        due = self._at_end() or (every > 0 and self.iteration > 0 and self.iteration % every == 0)
+        return due and self.evaluated_at != self.iteration
+
+    def _evaluate_if_due(self) -> bool:
+        """Evaluates and saves the scores; False when a stop signal cut it short: the next start does it."""
+        if self.evaluator is None or not self._evaluation_due():
+            return True
+        if not self.evaluate():
+            return False
+        self.evaluated_at = self.iteration
+        self.save()
+        return True
 
     def _draw(self) -> None:
         if self.world.is_main and self.run is not None:
@@ -243,17 +256,20 @@ class Trainer:
                 self.run.log.picture(self.iteration, name, picture)
         self.network.train()
 
-    def evaluate(self) -> None:
-        """Scores the network on target validation images, on all ranks with rank 0's buffers."""
-        if self.evaluator is None:
-            return
+    def evaluate(self) -> bool:
+        """Scores the network on target validation images with rank 0's buffers; False when stopped."""
+        assert self.evaluator is not None
         self.watch.check()
         distributed.synchronize_buffers_(self.network)
-        self.metrics = dict(self.evaluator(self.network))
+        metrics = self.evaluator(self.network)
         self.network.train()
         self.meter.seconds()
+        if metrics is None:
+            return False
+        self.metrics = dict(metrics)
         if self.world.is_main and self.run is not None:
             self.run.log.scalars(self.iteration, self.metrics)
+        return True
 
     # snapshots
 
@@ -277,6 +293,7 @@ class Trainer:
             "arguments": dict(self.run.settings) if self.run else {},
             "metrics": self.metrics,
             "best": self.best,
+            "evaluated_at": self.evaluated_at,
         }
 
     def save(self) -> None:
@@ -356,6 +373,7 @@ class Trainer:
         for name, stream in self.streams.items():
             stream.seek(state["streams"][name])
         self.metrics, self.best = dict(state["metrics"]), state["best"]
+        self.evaluated_at = state["evaluated_at"]
         if self.world.size == len(state["rng"]):
             seeding.set_rng_state(state["rng"][self.world.rank])
         else:

@@ -75,11 +75,15 @@ def evaluate(
     world: World,
     precision: Precision | None = None,
     num_workers: int = 2,
-) -> Evaluation:
+    stop: Callable[[], bool] = lambda: False,
+) -> Evaluation | None:
     """Scores a network on labelled images under a protocol. Every rank must call it; all get the same result.
 
     The images are split over the ranks without padding, buffers are rank 0's; label maps and the matrix stay
     on the device. Where the network's classes are not those of `space`, its predictions are merged into them.
+
+    Args:
+        stop: asked before every image; when it is true on any rank the result is None on all.
 
     Raises:
         UserError: an image without a label, a label of another size than the protocol's output, no merge.
@@ -94,11 +98,17 @@ def evaluate(
 
     matrix = _matrix(space, world.device, merge)
     tally = _Tally(matrix, len(files.items))
+    stopped = False
     with evaluation_mode(network):
         for item, prepared, truth in prefetch(load, _own_part(files), num_workers):
+            stopped = stop()
+            if stopped:
+                break
             prediction = predictor.predict(prepared, _size_of(truth))
             _check_size(item, prediction.label.shape, truth, protocol)
             tally.add(item, prediction.label, torch.from_numpy(truth).to(world.device))
+    if distributed.any_rank(stopped, what="the end of an evaluation"):
+        return None
     return tally.result(space, protocol.describe(), protocol.absent)
 
 

@@ -31,7 +31,7 @@ from trainers.evaluation import check_first_label, evaluate
 from trainers.labelling import check_pseudo_labels, default_pseudo_label_folder
 from trainers.memory import MemorySettings
 from trainers.protocols import Protocol, choose_protocol
-from utils import distributed, logs, precision, seeding
+from utils import distributed, logs, precision, seeding, stopping
 from utils.arguments import FREE_TO_CHANGE, as_settings, batch_line, check_batch, check_num_classes
 from utils.class_spaces import ClassSpace, class_space
 from utils.distributed import World
@@ -337,10 +337,18 @@ class _Evaluator:
     world: World
     precision: precision.Precision
 
-    def __call__(self, network: SegmentationNetwork) -> dict[str, float]:
+    def __call__(self, network: SegmentationNetwork) -> dict[str, float] | None:
         result = evaluate(
-            network, self.files, self.protocol, self.space, world=self.world, precision=self.precision
+            network,
+            self.files,
+            self.protocol,
+            self.space,
+            world=self.world,
+            precision=self.precision,
+            stop=lambda: stopping.requested() is not None,
         )
+        if result is None:
+            return None
         logger.info(
             "target %s: mIoU %.2f of %d images (%s)",
             self.files.split,
@@ -348,9 +356,8 @@ class _Evaluator:
             result.images,
             result.protocol,
         )
-        return {
-            name: value for name, value in result.scalars().items() if not math.isnan(value)
-        }  # absent classes
+        scored = result.scalars()
+        return {name: value for name, value in scored.items() if not math.isnan(value)}  # nan: absent class
 
 
 @contextmanager

@@ -27,7 +27,12 @@ class UserError(ValueError):
 
 
 class RunStopped(RuntimeError):
-    """A run that cannot go on, found on all ranks together: one line, exit code 1; its snapshots are good."""
+    """A run that cannot go on: one line, exit code 1; its snapshots are good.
+
+    `everywhere` says that all ranks found it together, so one process per machine reports it.
+    """
+
+    everywhere = True
 
 
 @contextmanager
@@ -78,8 +83,9 @@ def entry_point(main: EntryPoint) -> EntryPoint:
                 print(f"error{where}: {format_message(str(error))}", file=sys.stderr, flush=True)
             return 2
         except RunStopped as stop:
-            if os.environ.get("LOCAL_RANK", "0") == "0":
-                print(f"stopped: {format_message(str(stop))}", file=sys.stderr, flush=True)
+            where = "" if stop.everywhere else f" [rank {os.environ.get('RANK', '0')}]"
+            if not stop.everywhere or os.environ.get("LOCAL_RANK", "0") == "0":
+                print(f"stopped{where}: {format_message(str(stop))}", file=sys.stderr, flush=True)
             return 1
         except KeyboardInterrupt:
             return 130

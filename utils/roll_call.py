@@ -7,14 +7,18 @@ import time
 from dataclasses import dataclass
 from typing import Protocol
 
+from utils.errors import RunStopped
+
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 5.0  # how long a rank that saw a collective fail waits for the others' answers
 FAILURE_MARKS = ("gloo", "nccl", "timed out", "closed by peer", "connection")  # in the backends' own errors
 
 
-class StalledRankError(RuntimeError):
+class StalledRankError(RunStopped):
     """Some ranks did not take part in something that all ranks must reach; the message names them."""
+
+    everywhere = False
 
 
 class Store(Protocol):

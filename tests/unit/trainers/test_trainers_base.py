@@ -505,3 +505,25 @@ class TestStopSignals:
             assert trainer.fit() == 0
         assert (tmp_path / DONE).exists()
         assert not (tmp_path / PREEMPTED).exists()
+
+    def test_evaluation_that_is_cut_short_is_done_by_the_next_start(self, tmp_path: Path) -> None:
+        def cut_short(network: torch.nn.Module) -> None:
+            signal.raise_signal(signal.SIGTERM)
+
+        with run_in(tmp_path) as run:
+            trainer = make_trainer("source", streams=drawn_streams(["source"]), run=run, evaluator=cut_short)
+            assert trainer.fit() == 0
+        assert (tmp_path / PREEMPTED).exists()
+        assert not (tmp_path / DONE).exists()
+
+        stopping.clear()
+        with run_in(tmp_path) as run:
+            resumed = make_trainer(
+                "source",
+                streams=drawn_streams(["source"]),
+                run=run,
+                evaluator=lambda network: {"val/miou": 12.5},
+            )
+            assert resumed.fit() == 0
+        assert json.loads((tmp_path / DONE).read_text())["text"].endswith("target val mIoU 12.50")
+        assert_same(resumed.network.state_dict(), trainer.network.state_dict())
