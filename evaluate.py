@@ -4,6 +4,8 @@ Run folders:       python evaluate.py runs/a runs/b --target cityscapes --data-r
 An original file:  python evaluate.py GTA5_25000.pth --target cityscapes --data-root data
 One column each:   python evaluate.py runs/a runs/b --protocol common --json scores.json --csv scores.csv
 Label PNGs:        python evaluate.py --label-folder predictions --target cityscapes --data-root data
+19 ids on 7:       python evaluate.py --label-folder predictions --label-classes cityscapes19 --classes idd7 \
+                       --target idd --data-root data
 Several GPUs:      torchrun --standalone --nproc-per-node 4 evaluate.py runs/a ...    (the same table)
 """
 
@@ -20,15 +22,13 @@ from typing import Any
 
 import cv2
 
-from data_loaders.decoding import read_raw_label
 from data_loaders.description import DatasetDescription, load_description
 from data_loaders.discovery import FileList, find_files
 from trainers.evaluation import (
     Evaluation,
     evaluate,
-    find_label_png,
-    label_png_index,
-    network_prediction,
+    label_folder_inspector,
+    network_inspector,
     score_label_folder,
     write_worst,
 )
@@ -85,6 +85,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help="8-bit PNGs of train ids named as the images, made by anything; may be repeated",
     )
     add(
+        "--label-classes",
+        metavar="NAME",
+        help="classes that the ids in --label-folder stand for (default: those that are scored)",
+    )
+    add(
         "--invalid",
         choices=("error", "wrong"),
         default="error",
@@ -101,7 +106,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         type=non_negative_int,
         default=0,
         metavar="N",
-        help="draw the N worst images of each run",
+        help="draw the N worst images of each run, with the heat maps of a network's uncertainty and score",
     )
     output("--pictures-dir", type=Path, default=Path("evaluation"), metavar="DIR", help="where --pictures go")
     add_evaluation_arguments(parser)
@@ -113,6 +118,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     args.label_folder = args.label_folder or []
     if not args.inputs and not args.label_folder:
         raise UserError("nothing to score: give a run folder, a snapshot or --label-folder", everywhere=True)
+    if args.label_classes and not args.label_folder:
+        raise UserError(
+            "--label-classes says what a --label-folder holds, but none is given", everywhere=True
+        )
     return args
 
 
@@ -128,9 +137,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             files = _find(args, description)
             snapshots = [open_snapshot(path, args, target=description.name) for path in args.inputs]
             space = _choose_space(args, description, snapshots)
+            label_space = class_space(args.label_classes or space.name)
             precision = prepare_device(args, world)
         columns = [_score(snapshot, args, files, space, world, precision) for snapshot in snapshots]
-        columns += [_score_folder(folder, args, files, space, world) for folder in args.label_folder]
+        columns += [
+            _score_folder(folder, args, files, space, label_space, world) for folder in args.label_folder
+        ]
         if world.is_main:
             _report(columns, args, space, files)
     return 0
@@ -180,8 +192,8 @@ def _score(
     )
     name = str(snapshot.given)
     if args.pictures and world.is_main:
-        predict = network_prediction(network, snapshot.protocol, space, world, precision)
-        write_worst(result, files, _picture_folder(args, name), args.pictures, predict)
+        inspect = network_inspector(network, snapshot.protocol, space, world, precision)
+        write_worst(result, files, _picture_folder(args, name), args.pictures, inspect)
     network.cpu()
     source = {
         "file": str(snapshot.file),
@@ -193,18 +205,19 @@ def _score(
 
 
 def _score_folder(
-    folder: Path, args: argparse.Namespace, files: FileList, space: ClassSpace, world: World
+    folder: Path,
+    args: argparse.Namespace,
+    files: FileList,
+    space: ClassSpace,
+    label_space: ClassSpace,
+    world: World,
 ) -> Scored:
-    result = score_label_folder(folder, files, space, invalid=args.invalid, num_workers=args.num_workers)
+    result = score_label_folder(
+        folder, files, space, label_space=label_space, invalid=args.invalid, num_workers=args.num_workers
+    )
     if args.pictures and world.is_main:
-        index = label_png_index(folder)
-        write_worst(
-            result,
-            files,
-            _picture_folder(args, str(folder)),
-            args.pictures,
-            lambda item, _: read_raw_label(find_label_png(folder, item.name, index), "index"),
-        )
+        inspect = label_folder_inspector(folder, label_space, space)
+        write_worst(result, files, _picture_folder(args, str(folder)), args.pictures, inspect)
     return Scored(str(folder), {"file": str(folder)}, result)
 
 

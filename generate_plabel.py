@@ -39,6 +39,7 @@ from utils.arguments import (
     existing_path,
     make_parser,
     parse,
+    size_wh,
 )
 from utils.errors import alike_everywhere, entry_point
 
@@ -55,7 +56,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         metavar="PATH",
         help="run folder (its last) or file",
     )
-    add_target_arguments(parser, only_domain=True)
+    add_target_arguments(parser, only_domain=True, input_size=None)
     add_reading_arguments(parser)
     add_labelling_arguments(parser)
     parser.add_argument(
@@ -68,10 +69,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     add_inference_arguments(parser)
     add_distributed_arguments(parser)
-    args = parse(parser, argv)
-    if args.base_size is None and "input_size_target" in args.given:
-        args.base_size = args.input_size_target
-    return args
+    parser.add_original(
+        "--input-size-target", "read as --base-size", lambda size: ("base_size", size), type=size_wh
+    )
+    return parse(parser, argv)
 
 
 @entry_point

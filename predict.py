@@ -8,6 +8,9 @@ Several GPUs:      torchrun --standalone --nproc-per-node 4 predict.py photos ..
 
 Outputs keep the images' relative paths: <name>.png (8-bit train ids), <name>_color.png, <name>_overlay.png,
 <name>_confidence.png. Existing outputs are replaced, input images never.
+
+Photographs of any shape keep it: unless --protocol or --base-size is given, an image is scaled to as many
+pixels as the base size has, at its own proportions. With either option it is resized to exactly that size.
 """
 
 from __future__ import annotations
@@ -117,7 +120,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         _predict(pictures, snapshot, args, world, precision, table)
         distributed.barrier("the last image")
         if world.is_main:
-            print(f"{len(pictures)} images labelled into {args.output_dir} ({snapshot.protocol.describe()})")
+            shape = ", at each image's own proportions" if _keeps_aspect(args) else ""
+            protocol = f"{snapshot.protocol.describe()}{shape}"
+            print(f"{len(pictures)} images labelled into {args.output_dir}, protocol {protocol}")
     return 0
 
 
@@ -186,7 +191,9 @@ def _predict(
     network = snapshot.network.to(world.device)
     space = class_space(network.spec.class_space)
     protocol = dataclasses.replace(snapshot.protocol, output_size=None)  # whatever size the images have
-    predictor = Predictor(network, protocol, device=world.device, precision=precision)
+    predictor = Predictor(
+        network, protocol, device=world.device, precision=precision, keep_aspect=_keeps_aspect(args)
+    )
     mine = [pictures[index] for index in distributed.shard(len(pictures))]
     progress = ImageProgress("prediction", len(mine))
 
@@ -199,6 +206,11 @@ def _predict(
             prediction = predictor.predict(prepared)
             _write(picture, image, prediction, args.write, snapshot.protocol.passes, space, table)
             progress.advance()
+
+
+def _keeps_aspect(args: argparse.Namespace) -> bool:
+    """A size that was asked for is exact; a remembered one tells how many pixels the network is used to."""
+    return args.protocol is None and args.base_size is None
 
 
 def _write(

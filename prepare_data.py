@@ -28,6 +28,7 @@ from data_loaders.statistics import (
     ImageClasses,
     count_classes,
     label_info,
+    read_image_classes,
     total_pixels,
     write_class_statistics,
     write_label_info,
@@ -35,6 +36,7 @@ from data_loaders.statistics import (
 from data_loaders.survey import format_survey, survey
 from utils.class_spaces import class_space
 from utils.errors import UserError, entry_point
+from utils.files import check_writable, write_atomically
 
 # Worker processes import this file again, so what needs torch (the options, networks) is imported where it is
 # used.
@@ -101,12 +103,22 @@ def _add_check(parser: Parser) -> None:
 
 
 def _add_statistics(parser: Parser) -> None:
+    from utils.arguments import existing_file
+
     _add_files(parser)
     parser.add_argument(
         "--output",
         type=Path,
         metavar="DIR",
         help="folder for the JSON files and tables (default: the data set's own)",
+    )
+    parser.add_argument(
+        "--compare",
+        type=existing_file,
+        nargs="+",
+        default=[],
+        metavar="FILE",
+        help="files made elsewhere, *_label_info.p or sample_class_stats_dict.json: say which images differ",
     )
 
 
@@ -189,28 +201,33 @@ def run_find(args: argparse.Namespace) -> int:
 
 def run_check(args: argparse.Namespace) -> int:
     """Decodes all pairs of a split and reports; 2 when the copy is not fit for training."""
+    if args.write_list is not None:
+        check_writable(args.write_list)
     files = _find(args, labels=args.labels)
     space = args.classes or files.description.default_class_space
     report = check_files(files, num_workers=args.num_workers, progress=ProgressLine(len(files), "pairs"))
     print(format_report(report, space))
     if args.write_list is not None:
         names = report.good_names()
-        args.write_list.parent.mkdir(parents=True, exist_ok=True)
-        args.write_list.write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        write_atomically(args.write_list, "".join(f"{name}\n" for name in names))
         print(f"wrote {len(names)} names to {args.write_list}")
     report.verdict(strict=args.strict)
     return 0
 
 
 def run_statistics(args: argparse.Namespace) -> int:
-    """Counts classes, prints the totals and writes the statistics files."""
+    """Counts classes, prints the totals, compares with files made elsewhere, writes the statistics files."""
     files = _find(args, labels="required")
+    others = {path: read_image_classes(path) for path in args.compare}
+    output = args.output or files.root
+    table = output / files.description.label_info
+    check_writable(table)
     space = class_space(args.classes or files.description.default_class_space)
     progress = ProgressLine(len(files), "labels")
     images = count_classes(files, space.name, num_workers=args.num_workers, progress=progress)
     print(_format_totals(images, space.class_names))
-    output = args.output or files.root
-    table = output / f"{files.description.name}_label_info.p"
+    for path, other in others.items():
+        print(f"{path}: {other.compare(images)}")
     written = write_class_statistics(output, images)
     write_label_info(table, label_info(images, space.num_classes))
     print(f"wrote {', '.join(str(path) for path in (*written, table))}")
@@ -255,6 +272,7 @@ def run_weights(args: argparse.Namespace) -> int:
 
 def _describe_weights(path: Path) -> str:
     """One line about a snapshot, a published checkpoint or an ImageNet file."""
+    from networks.backbone_weights import check_backbone_file
     from networks.loading import load_network
     from networks.published import layout_of, unwrapped
     from utils import snapshots
@@ -263,7 +281,9 @@ def _describe_weights(path: Path) -> str:
     content = snapshots.read(file)
     layout = None if snapshots.is_snapshot(content) else layout_of(unwrapped(content))
     if layout is not None and layout.refusal:
-        return f"{file}: {layout.title}; {layout.refusal}"
+        backbone = check_backbone_file(file)
+        whole = "" if backbone is None else f", complete for {backbone}"
+        return f"{file}: {layout.title}{whole}; {layout.refusal}"
     loaded = load_network(path)
     spec = loaded.spec
     parameters = sum(parameter.numel() for parameter in loaded.network.parameters())

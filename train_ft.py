@@ -2,8 +2,8 @@
 2020).
 
 One process:       python train_ft.py --target cityscapes --data-root DATA --restore-from RUN_OF_STAGE_I
-One node, 3 GPUs:  torchrun --standalone --nproc-per-node 3 train_ft.py
-@launch/recipes/gta5_to_cityscapes_rectified.args ...
+One node, 3 GPUs:  torchrun --standalone --nproc-per-node 3 train_ft.py \\
+                       @launch/recipes/gta5_to_cityscapes_rectified.args ...
 
 The pseudo labels are those that `generate_plabel.py --restore-from RUN_OF_STAGE_I` wrote (--pseudo-label-dir
 names others).
@@ -20,7 +20,7 @@ import sys
 from collections.abc import Sequence
 
 from networks.discriminators import MultiScaleDiscriminator
-from trainers import wiring
+from trainers import wiring, wiring_data
 from trainers.memory import MemoryRegularizedTrainer, MemorySettings
 from trainers.rectified import RectifiedTrainer
 from utils import arguments, distributed
@@ -52,17 +52,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
         with alike_everywhere():  # nothing is written before all of this is right
             chosen = wiring.prepare_process(args, world)
-            domains = wiring.find_domains(args, source=False, target=True)
+            domains = wiring_data.find_domains(args, source=False, target=True)
             settings = wiring.method_settings(MemorySettings, args)
-            pseudo_labels = wiring.find_pseudo_labels(args, domains)
+            pseudo_labels = wiring_data.find_pseudo_labels(args, domains)
             datasets = {
-                "source": wiring.labelled_dataset(
-                    args, domains.target, domains.space, pseudo_label_root=pseudo_labels
+                "source": wiring_data.labelled_dataset(
+                    args, domains.target, domains.space, pseudo_label_root=pseudo_labels.folder
                 )
             }
-            if wiring.stage_two_needs_target(args, settings):
-                datasets["target"] = wiring.unlabelled_dataset(args, domains.target)
+            if wiring_data.stage_two_needs_target(args, settings):
+                datasets["target"] = wiring_data.unlabelled_dataset(args, domains.target)
             network = wiring.build_network(args, domains.space, world)
+            wiring.check_label_origin(args, pseudo_labels, network)
             num_classes = domains.space.num_classes
             discriminators = tuple(MultiScaleDiscriminator(num_classes).to(world.device) for _ in range(2))
             trainer = TRAINERS[args.pseudo_label_loss](
@@ -71,11 +72,14 @@ def main(argv: Sequence[str] | None = None) -> int:
                 settings=settings,
                 world=world,
                 loop=wiring.loop_settings(args, chosen),
-                streams=wiring.sample_streams(args, world, datasets),
+                streams=wiring_data.sample_streams(
+                    args, world, datasets, pseudo_labels={"source": pseudo_labels}
+                ),
                 evaluator=wiring.make_evaluator(args, domains, world, chosen),
-                evaluation=wiring.evaluation_memory(args),
+                evaluation=wiring.evaluation_memory(args, domains),
             )
-        with wiring.run_folder(args, world) as trainer.run:
+            facts = wiring.facts_in_force(args, world, domains, chosen, pseudo_labels)
+        with wiring.run_folder(args, world, facts) as trainer.run:
             return trainer.fit()
 
 

@@ -1,12 +1,12 @@
 """MRNet stage I: train on source labels and target images with memory regularisation (Zheng & Yang, IJCAI
 2020).
 
-One process:       python train_ms.py --source gta5 --target cityscapes --data-root DATA --backbone-weights
-FILE
-One node, 2 GPUs:  torchrun --standalone --nproc-per-node 2 train_ms.py
-@launch/recipes/gta5_to_cityscapes_mrnet.args ...
-Next:              python generate_plabel.py --restore-from RUN_FOLDER, then train_ft.py --restore-from
-    RUN_FOLDER
+One process:       python train_ms.py --source gta5 --target cityscapes --data-root DATA \\
+                       --backbone-weights FILE
+One node, 2 GPUs:  torchrun --standalone --nproc-per-node 2 train_ms.py \\
+                       @launch/recipes/gta5_to_cityscapes_mrnet.args ...
+Next:              python generate_plabel.py --restore-from RUN_FOLDER
+                   python train_ft.py --restore-from RUN_FOLDER ...
 
 No label of the target's training images is ever read.
 """
@@ -21,7 +21,7 @@ import sys
 from collections.abc import Sequence
 
 from networks.discriminators import MultiScaleDiscriminator
-from trainers import wiring
+from trainers import wiring, wiring_data
 from trainers.memory import MemoryRegularizedTrainer, MemorySettings
 from utils import arguments, distributed
 from utils.errors import alike_everywhere, entry_point
@@ -49,10 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
         with alike_everywhere():  # nothing is written before all of this is right
             chosen = wiring.prepare_process(args, world)
-            domains = wiring.find_domains(args, source=True, target=True)
+            domains = wiring_data.find_domains(args, source=True, target=True)
             datasets = {
-                "source": wiring.labelled_dataset(args, domains.source, domains.space),
-                "target": wiring.unlabelled_dataset(args, domains.target),
+                "source": wiring_data.labelled_dataset(args, domains.source, domains.space),
+                "target": wiring_data.unlabelled_dataset(args, domains.target),
             }
             network = wiring.build_network(args, domains.space, world)
             num_classes = domains.space.num_classes
@@ -63,11 +63,12 @@ def main(argv: Sequence[str] | None = None) -> int:
                 settings=wiring.method_settings(MemorySettings, args),
                 world=world,
                 loop=wiring.loop_settings(args, chosen),
-                streams=wiring.sample_streams(args, world, datasets),
+                streams=wiring_data.sample_streams(args, world, datasets),
                 evaluator=wiring.make_evaluator(args, domains, world, chosen),
-                evaluation=wiring.evaluation_memory(args),
+                evaluation=wiring.evaluation_memory(args, domains),
             )
-        with wiring.run_folder(args, world) as trainer.run:
+            facts = wiring.facts_in_force(args, world, domains, chosen)
+        with wiring.run_folder(args, world, facts) as trainer.run:
             return trainer.fit()
 
 

@@ -1,11 +1,11 @@
 """Supervised training on one labelled domain: the source-only baseline, a warm-up, or the fully supervised
 upper bound.
 
-One process:       python train_source.py --source gta5 --target cityscapes --data-root DATA
---backbone-weights FILE
+One process:       python train_source.py --source gta5 --target cityscapes --data-root DATA \\
+                       --backbone-weights FILE
 One node, 4 GPUs:  torchrun --standalone --nproc-per-node 4 train_source.py ...
-A published one:   python train_source.py @launch/recipes/gta5_source_only.args --data-root DATA
---backbone-weights FILE
+A published one:   python train_source.py @launch/recipes/gta5_to_cityscapes_source_only.args \\
+                       --data-root DATA --backbone-weights FILE
 
 The target domain only measures: its labelled split is scored at the end (and every --evaluate-every
 iterations).
@@ -20,7 +20,7 @@ stopping.install()  # before torch is imported: a signal during start-up must no
 import sys
 from collections.abc import Sequence
 
-from trainers import wiring
+from trainers import wiring, wiring_data
 from trainers.supervised import SupervisedSettings, SupervisedTrainer
 from utils import arguments, distributed
 from utils.errors import alike_everywhere, entry_point
@@ -47,19 +47,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
         with alike_everywhere():  # nothing is written before all of this is right
             chosen = wiring.prepare_process(args, world)
-            domains = wiring.find_domains(args, source=True, target=False)
-            datasets = {"source": wiring.labelled_dataset(args, domains.source, domains.space)}
+            domains = wiring_data.find_domains(args, source=True, target=False)
+            datasets = {"source": wiring_data.labelled_dataset(args, domains.source, domains.space)}
             network = wiring.build_network(args, domains.space, world)
             trainer = SupervisedTrainer(
                 network=network,
                 settings=wiring.method_settings(SupervisedSettings, args),
                 world=world,
                 loop=wiring.loop_settings(args, chosen),
-                streams=wiring.sample_streams(args, world, datasets),
+                streams=wiring_data.sample_streams(args, world, datasets),
                 evaluator=wiring.make_evaluator(args, domains, world, chosen),
-                evaluation=wiring.evaluation_memory(args),
+                evaluation=wiring.evaluation_memory(args, domains),
             )
-        with wiring.run_folder(args, world) as trainer.run:
+            facts = wiring.facts_in_force(args, world, domains, chosen)
+        with wiring.run_folder(args, world, facts) as trainer.run:
             return trainer.fit()
 
 

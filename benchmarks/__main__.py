@@ -18,7 +18,7 @@ import torch
 import benchmarks
 from benchmarks.harness import Result, format_results
 
-_NOT_BENCHMARKS = ("harness", "__main__")
+_NOT_BENCHMARKS = ("harness", "drawn", "__main__")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

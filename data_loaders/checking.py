@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import cv2
 import numpy as np
 
-from data_loaders.decoding import read_image, read_raw_label
+from data_loaders.decoding import read_image, read_raw_label, unknown_table, unknown_values
 from data_loaders.description import DatasetDescription
 from data_loaders.file_list import SKIPPED_SHARE, FileList, Item, join_names
 from data_loaders.parallel import ProgressLine, map_files
@@ -19,7 +18,11 @@ from utils.class_spaces import IGNORE_LABEL, TABLE_SIZE, class_space
 from utils.errors import UserError, alike_everywhere
 
 _TRAIN_IDS, _LABEL_IDS = "labelTrainIds", "labelIds"
-_OTHER_KINDS = {"instanceIds": "instance ids", "labelColor": "colours", "_color": "colours"}
+_OTHER_KINDS = {  # how the stem of a file ends -> what it holds
+    "instanceIds": "instance ids",
+    "labelColor": "colours",
+    "_color": "colours",
+}
 
 
 def check_label_values(raw: np.ndarray, description: DatasetDescription, path: Path) -> None:
@@ -34,17 +37,13 @@ def check_label_values(raw: np.ndarray, description: DatasetDescription, path: P
         UserError: says which values, which file, and which file was probably meant.
     """
     _check_file_name(description, path)
-    known = np.ones(TABLE_SIZE, np.uint8)
-    known[list(description.known_ids())] = 0  # non-zero marks an unknown id
-    if cv2.countNonZero(cv2.LUT(np.ascontiguousarray(raw), known)) == 0:
-        return
-    counts = np.bincount(raw.ravel(), minlength=TABLE_SIZE)
-    values = [value for value in np.flatnonzero(counts).tolist() if known[value]]
-    pixels = int(counts[values].sum())
-    raise UserError(
-        f"label values {{{join_names(values, 8)}}} ({pixels} of {raw.size} pixels) in {path} are not "
-        f"{_expected_ids(description)}; {_remedy(description, path)}"
-    )
+    unknown = unknown_values(raw, unknown_table(description.known_ids()))
+    if unknown:
+        values, pixels = join_names(list(unknown), 8), sum(unknown.values())
+        raise UserError(
+            f"label values {{{values}}} ({pixels} of {raw.size} pixels) in {path} are not "
+            f"{_expected_ids(description)}; {_remedy(description, path)}"
+        )
 
 
 @alike_everywhere()
@@ -63,20 +62,21 @@ def check_first_labels(files: FileList, number: int = 3) -> None:
 
 
 def _check_file_name(description: DatasetDescription, path: Path) -> None:
-    name = path.name
+    stem = path.stem
     for mark, kind in _OTHER_KINDS.items():
-        if mark in name:
-            meant = name.replace(mark, f"_{_LABEL_IDS}" if mark.startswith("_") else _LABEL_IDS)
+        if stem.endswith(mark):
+            separator = "_" if mark.startswith("_") else ""
+            meant = f"{stem.removesuffix(mark)}{separator}{_LABEL_IDS}{path.suffix}"
             raise UserError(f"label {path} holds {kind}, not class ids; did you mean {meant}?")
-    if description.label_ids == "train" and _LABEL_IDS in name:
-        meant = name.replace(_LABEL_IDS, _TRAIN_IDS)
+    if description.label_ids == "train" and stem.endswith(_LABEL_IDS):
+        meant = f"{stem.removesuffix(_LABEL_IDS)}{_TRAIN_IDS}{path.suffix}"
         raise UserError(
             f"label {path} holds raw label ids, but data set {description.name} is read as train ids; did "
             "you mean "
             f"{meant}? Otherwise set label_ids = 'raw' in its description."
         )
-    if description.label_ids != "train" and _TRAIN_IDS in name:
-        meant = name.replace(_TRAIN_IDS, _LABEL_IDS)
+    if description.label_ids != "train" and stem.endswith(_TRAIN_IDS):
+        meant = f"{stem.removesuffix(_TRAIN_IDS)}{_LABEL_IDS}{path.suffix}"
         raise UserError(
             f"label {path} holds train ids, but data set {description.name} is read as raw label ids; did "
             "you mean "

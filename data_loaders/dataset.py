@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data_loaders.decoding import map_label, read_image, read_raw_label
+from data_loaders.decoding import map_label, read_image, read_raw_label, unknown_table, unknown_values
 from data_loaders.discovery import FileList, Item
 from data_loaders.samples import Sample, planar
 from data_loaders.transforms import RandomSource, Transform
@@ -40,18 +40,16 @@ class PseudoLabels:
     def __init__(self, root: Path, num_classes: int) -> None:
         self.root = root
         self.num_classes = num_classes
-        self.known = np.zeros(256, bool)
-        self.known[:num_classes] = True
-        self.known[IGNORE_LABEL] = True
+        self.unknown = unknown_table([*range(num_classes), IGNORE_LABEL])
 
     def __call__(self, item: Item) -> np.ndarray:
         """(H, W) uint8 train ids, as stored; UserError where a value is no train id."""
         path = pseudo_label_path(self.root, item.name)
         label = read_raw_label(path, "index")
-        unknown = np.flatnonzero((np.bincount(label.ravel(), minlength=256) > 0) & ~self.known)
-        if unknown.size:
+        unknown = unknown_values(label, self.unknown)
+        if unknown:
             raise UserError(
-                f"label values {unknown.tolist()} in {path} are not train ids 0..{self.num_classes - 1} "
+                f"label values {list(unknown)} in {path} are not train ids 0..{self.num_classes - 1} "
                 f"or {IGNORE_LABEL}; pseudo labels hold the network's train ids: rerun generate_plabel.py"
             )
         return label

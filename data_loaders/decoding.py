@@ -7,8 +7,7 @@ keeps the high byte only, which is 0 everywhere).
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -18,6 +17,7 @@ from PIL import Image
 
 from utils.class_spaces import IGNORE_LABEL, TABLE_SIZE
 from utils.errors import UserError
+from utils.files import write_atomically
 
 LabelEncoding = Literal["index", "palette", "rgb16_first_channel", "first_channel"]
 LABEL_ENCODINGS: tuple[str, ...] = get_args(LabelEncoding)
@@ -33,7 +33,8 @@ def read_image(path: Path) -> np.ndarray:
     """
     content = _read_bytes(path, "image")
     _refuse_truncated(content, path, "image")
-    image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB)
+    # As Pillow, and as the labels: pixels as stored, whatever a camera's EXIF entry says about turning them.
+    image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise UserError(
             f"image {path} cannot be decoded ({content.size} bytes): damaged or no image; copy it again."
@@ -77,6 +78,26 @@ def map_label(raw: np.ndarray, table: np.ndarray) -> np.ndarray:
     return cv2.LUT(raw, table)
 
 
+def unknown_values(label: np.ndarray, unknown: np.ndarray) -> dict[int, int]:
+    """Pixels of each value that must not be there, usually {}; that case costs a fifth of a histogram.
+
+    Args:
+        label: (H, W) uint8.
+        unknown: (256,) uint8, not 0 where a value is unknown, as `unknown_table` makes it.
+    """
+    if cv2.countNonZero(cv2.LUT(np.ascontiguousarray(label), unknown)) == 0:
+        return {}
+    counts = np.bincount(label.ravel(), minlength=TABLE_SIZE)
+    return {value: int(counts[value]) for value in np.flatnonzero(counts).tolist() if unknown[value]}
+
+
+def unknown_table(known: Iterable[int]) -> np.ndarray:
+    """(256,) uint8: 0 for the known values, 1 for all others."""
+    table = np.ones(TABLE_SIZE, np.uint8)
+    table[list(known)] = 0
+    return table
+
+
 def write_label_png(path: Path, ids: np.ndarray, palette: Sequence[Sequence[int]] | None = None) -> None:
     """Writes (H, W) uint8 ids as an 8-bit PNG, completely or not at all; with a palette viewers show colours.
 
@@ -92,16 +113,7 @@ def write_label_png(path: Path, ids: np.ndarray, palette: Sequence[Sequence[int]
         colors = np.zeros((TABLE_SIZE, 3), np.uint8)
         colors[: len(palette)] = palette
         picture.putpalette(colors.ravel().tolist())  # turns mode L into P, the values stay
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        picture.save(temporary, format="PNG", compress_level=3)
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; check the folder and the free space."
-        ) from None
+    write_atomically(path, lambda file: picture.save(file, format="PNG", compress_level=3))
 
 
 def _read_bytes(path: Path, what: str) -> np.ndarray:
@@ -118,18 +130,38 @@ _PNG_START = b"\x89PNG\r\n\x1a\n"
 _PNG_END = b"IEND\xaeB`\x82"
 _JPEG_START = b"\xff\xd8\xff"
 _JPEG_END = b"\xff\xd9"
-_TAIL = 4096  # some writers append a few bytes after the end mark
+_SCAN = 0xDA  # second byte of the mark before a JPEG's pixels
+_TAIL = 4096  # most writers append at most a few bytes after the end mark
 
 
 def _refuse_truncated(content: np.ndarray, path: Path, what: str) -> None:
-    """Decoders fill the missing rows of a cut file with grey or black and only print a warning."""
-    start, tail = content[:8].tobytes(), content[-_TAIL:].tobytes()
-    cut_png = start == _PNG_START and _PNG_END not in tail
-    cut_jpeg = start.startswith(_JPEG_START) and _JPEG_END not in tail
-    if cut_png or cut_jpeg:
+    """Decoders fill the missing rows of a cut file with grey or black and only print a warning.
+
+    Cameras append previews and depth maps: without an end mark in the tail, all of the picture is searched.
+    """
+    start = content[:8].tobytes()
+    if start == _PNG_START:
+        begin, mark = len(_PNG_START), _PNG_END
+    elif start.startswith(_JPEG_START):
+        begin, mark = _first_scan(content), _JPEG_END
+    else:
+        return
+    tail = max(begin, content.size - _TAIL)
+    if mark not in content[tail:].tobytes() and mark not in content[begin:].tobytes():
         raise UserError(
             f"{what} {path} is truncated: its end is missing ({content.size} bytes); copy it again."
         )
+
+
+def _first_scan(content: np.ndarray) -> int:
+    """Where a JPEG's pixels begin: behind the segments that may hold a thumbnail with its own end mark."""
+    place = 2
+    while place + 4 <= content.size and content[place] == 0xFF and content[place + 1] != _SCAN:
+        if content[place + 1] == 0xFF:  # filling
+            place += 1
+        else:
+            place += 2 + int(content[place + 2]) * 256 + int(content[place + 3])
+    return place
 
 
 def _read_rgb16_first_channel(path: Path) -> np.ndarray:

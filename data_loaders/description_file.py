@@ -25,7 +25,8 @@ class DescriptionContent:
 
     `image_size` is (width, height), nominal. `split_folders`, `file_counts` and `lists` are by split;
     `folders` are the data set's usual folder names below a data root, `subfolders` what may lie between such
-    a folder and the patterns. `root` is the data set's folder as written in the file.
+    a folder and the patterns. `label_info` is the file name of RIPU's table of this data set. `root` is the
+    data set's folder as written in the file.
     """
 
     name: str
@@ -41,6 +42,7 @@ class DescriptionContent:
     image_size: tuple[int, int] | None
     file_counts: Mapping[str, int]
     lists: Mapping[str, str]
+    label_info: str
     root: str | None
 
 
@@ -116,6 +118,7 @@ def read_description_file(path: Path) -> DescriptionContent:
         image_size=_read_image_size(top),
         file_counts=top.mapping("file_counts", int),
         lists=top.mapping("lists", str),
+        label_info=top.get("label_info", str, f"{top.get('name', str, path.stem)}_label_info.p"),
         root=top.get("root", str, None),
     )
     top.finish()

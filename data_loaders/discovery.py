@@ -17,10 +17,14 @@ from data_loaders.list_files import find_listed_files
 from data_loaders.scanning import LabelMode, Request
 from utils.errors import UserError, alike_everywhere
 
-__all__ = ["FileList", "Item", "LabelMode", "candidate_folders", "find_files"]
+__all__ = ["FileList", "Item", "LabelMode", "NothingFoundError", "candidate_folders", "find_files"]
 
 DATA_ROOT_VARIABLE = "SEGADAPT_DATA"
 _PARENTS = ("", "data", "datasets")  # folders of the original projects above the data sets
+
+
+class NothingFoundError(UserError):
+    """There is no file of what was looked for, and nothing is wrong with the rest."""
 
 
 @alike_everywhere()
@@ -51,9 +55,8 @@ def find_files(
         limit_skipped: apply the 0.5 % rule; without it the caller looks at `skipped` itself.
 
     Raises:
-        UserError: nothing was found (says what was looked for), a list entry does not exist, or more than 0.5
-        % of
-            the pairs are incomplete.
+        NothingFoundError: says what was looked for.
+        UserError: no such split, a list entry does not exist, or more than 0.5 % of the pairs are incomplete.
     """
     description.split_folder(split)
     request = Request(description, split, labels, label_root, FolderIndex())
@@ -63,7 +66,7 @@ def find_files(
         found = find_listed_files(request, folders, list_file)
         return accept(found, strict=strict) if limit_skipped else found
     if not folders:
-        raise UserError(
+        raise NothingFoundError(
             f"no folder given for data set {description.name}: use --data-root (or the variable "
             f"{DATA_ROOT_VARIABLE}), or --source-root / --target-root."
         )
@@ -72,7 +75,7 @@ def find_files(
             found = request.scan(folder, layout, need_label=need_label)
             if found is not None:
                 return accept(found, strict=strict) if limit_skipped else found
-    raise UserError(_nothing_found(request, folders))
+    raise NothingFoundError(_nothing_found(request, folders))
 
 
 def candidate_folders(

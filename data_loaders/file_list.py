@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +52,6 @@ class FileList:
     def label_table(self, space: str) -> np.ndarray:
         """(256,) uint8 table from the ids in these label files to train ids of a class space."""
         return self.description.label_table(space)
-
-    def without(self, names: Sequence[str]) -> FileList:
-        """The list without some images."""
-        dropped = set(names)
-        return replace(self, items=tuple(item for item in self.items if item.name not in dropped))
 
 
 def accept(found: FileList, *, strict: bool) -> FileList:

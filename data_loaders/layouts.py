@@ -98,6 +98,13 @@ def check_pattern(text: str, allowed: frozenset[str], where: str) -> PathPattern
             f"{where}: {text!r} has unknown placeholders {sorted(unknown)}; "
             f"possible are {', '.join('{' + name + '}' for name in sorted(allowed))}."
         )
+    if "{" in _PLACEHOLDER.sub("", text) or "}" in _PLACEHOLDER.sub("", text):
+        raise UserError(f"{where}: {text!r} has a brace without its partner; placeholders are like {{name}}.")
+    repeated = [f"{{{name}}}" for name in ("group", "ext") if text.count(f"{{{name}}}") > 1]
+    if repeated:
+        raise UserError(
+            f"{where}: {text!r} has {repeated[0]} more than once; it can stand for one thing only."
+        )
     if text.count("{name}") != 1:
         raise UserError(
             f"{where}: {text!r} needs {{name}} exactly once: the part that image and label share."

@@ -20,6 +20,7 @@ from data_loaders.file_list import FileList, Item
 from data_loaders.parallel import ProgressLine, map_files
 from utils.class_spaces import IGNORE_LABEL, TABLE_SIZE
 from utils.errors import UserError
+from utils.files import write_atomically
 
 _TRAIN_ID_MARK = (
     "_labelTrainIds"  # the originals' converters put it into the names of the label files they write
@@ -85,7 +86,7 @@ def write_class_statistics(folder: Path, images: Sequence[ImageClasses]) -> list
         "samples_with_class.json": by_class,
     }
     for name, content in contents.items():
-        _write(folder / name, json.dumps(content, indent=2).encode())
+        write_atomically(folder / name, json.dumps(content, indent=2))
     return [folder / name for name in contents]
 
 
@@ -101,9 +102,7 @@ def read_class_statistics(path: Path) -> dict[str, dict[int, int]]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {
-            Path(name).stem.removesuffix(_TRAIN_ID_MARK): {
-                int(train): int(count) for train, count in counts.items()
-            }
+            _stem(name): {int(train): int(count) for train, count in counts.items()}
             for name, counts in content.items()
         }
     except OSError as error:
@@ -139,7 +138,7 @@ def label_info(images: Iterable[ImageClasses], num_classes: int) -> LabelInfo:
 
 def write_label_info(path: Path, info: LabelInfo) -> None:
     """Writes the `*_label_info.p` that the code released with RIPU reads (Xie et al., CVPR 2022)."""
-    _write(path, pickle.dumps((info.label_to_file, info.file_to_label), protocol=2))
+    write_atomically(path, pickle.dumps((info.label_to_file, info.file_to_label), protocol=2))
 
 
 def read_label_info(path: Path) -> LabelInfo:
@@ -167,6 +166,45 @@ def read_label_info(path: Path) -> LabelInfo:
         )
     label_to_file, file_to_label = content
     return LabelInfo(label_to_file, file_to_label)
+
+
+@dataclass(frozen=True, slots=True)
+class OtherClasses:
+    """What a statistics file made elsewhere says: file stem -> {train id: pixels}, or sorted train ids."""
+
+    classes: dict[str, dict[int, int]] | dict[str, list[int]]
+    by_label: bool  # whether the stems are those of labels, and pixels are known; else of images
+
+    def compare(self, images: Iterable[ImageClasses]) -> str:
+        """In how many images the classes (and pixel counts, where known) are others than here, as text."""
+        if self.by_label:
+            here = {_stem(image.label): image.pixels for image in images}
+        else:
+            here = {_stem(image.image): sorted(image.raw_order) for image in images}
+        there = self.classes
+        differing = sorted(name for name in here.keys() & there.keys() if here[name] != there[name])
+        if not differing and here.keys() == there.keys():
+            return f"{len(there)} images, the same classes as here"
+        first = differing[0] if differing else ""
+        example = f" (first {first}: {there[first]} there, {here[first]} here)" if differing else ""
+        return (
+            f"{len(there)} images: {len(differing)} differ{example}, {len(there.keys() - here.keys())} only "
+            f"there, {len(here.keys() - there.keys())} only here"
+        )
+
+
+def read_image_classes(path: Path) -> OtherClasses:
+    """The classes per image in a `*.p` table or a `sample_class_stats_dict.json`.
+
+    Raises:
+        UserError: as `read_label_info` and `read_class_statistics`.
+    """
+    if path.suffix == ".json" or path.is_dir():
+        return OtherClasses(read_class_statistics(path), by_label=True)
+    table = read_label_info(path).file_to_label
+    return OtherClasses(
+        {_stem(name): sorted(set(classes)) for name, classes in table.items()}, by_label=False
+    )
 
 
 class _ForbiddenError(Exception):
@@ -198,17 +236,9 @@ def _is_label_info(content: object) -> bool:
     )
 
 
+def _stem(name: str) -> str:
+    return Path(name).stem.removesuffix(_TRAIN_ID_MARK)
+
+
 def _text_keys(pixels: Mapping[int, int]) -> dict[str, int]:
     return {str(train): count for train, count in pixels.items()}
-
-
-def _write(path: Path, content: bytes) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.part")
-        temporary.write_bytes(content)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror}; choose another folder with --output."
-        ) from None

@@ -72,6 +72,8 @@ class SampleStream:
         accumulation: micro-batches per optimizer iteration.
         num_workers: worker processes of this rank; 0 loads in this process.
         pin_memory: put batches into page-locked memory for copies that do not block.
+        fingerprint: changes with what the stream reads; a continued run compares it ("": not compared).
+        description: what it reads, in words, for messages.
 
     Raises:
         UserError: the batch does not divide, or (in `next`) a sample cannot be read.
@@ -90,6 +92,8 @@ class SampleStream:
         accumulation: int = 1,
         num_workers: int = 0,
         pin_memory: bool = False,
+        fingerprint: str = "",
+        description: str = "",
     ) -> None:
         if global_batch % (world_size * accumulation):
             raise UserError(
@@ -97,6 +101,8 @@ class SampleStream:
                 f"accumulation steps; use a multiple of {world_size * accumulation}"
             )
         self.name = name
+        self.fingerprint = fingerprint
+        self.description = description
         self.micro_batch = global_batch // accumulation  # over all ranks
         self.local_batch = self.micro_batch // world_size
         self.rank = rank

@@ -12,10 +12,10 @@ from data_loaders.decoding import map_label, read_image, read_raw_label
 from data_loaders.description import load_description
 from data_loaders.discovery import find_files
 from networks.loading import load_network
-from trainers.inference import Prediction, Predictor, evaluation_mode, evaluation_uncertainty
+from trainers.evaluation import doubt_maps
+from trainers.inference import Prediction, Predictor, evaluation_mode
 from trainers.protocols import choose_protocol
 from utils.class_spaces import class_space
-from utils.maths import upsample
 from utils.pictures import colorize, contact_sheet, heat_map, legend, write_png
 
 
@@ -49,7 +49,7 @@ def write_comparison(
         row = [image, colorize(truth, space.palette)]
         row += [colorize(found[number].label.numpy(), space.palette) for found in predictions.values()]
         last = list(predictions.values())[-1][number]
-        rows.append([*row, heat_map(_uncertainty(last, image.shape[:2]))])
+        rows.append([*row, heat_map(doubt_maps(last)["uncertainty"], low=0, high=1)])
     folder.mkdir(parents=True, exist_ok=True)
     sheet, classes = folder / "comparison.png", folder / "classes.png"
     write_png(sheet, contact_sheet(rows, titles=["image", "truth", *runs, "uncertainty of the last"]))
@@ -63,8 +63,3 @@ def _predict(run: Path, images: list[np.ndarray]) -> list[Prediction]:
     predictor = Predictor(loaded.network, protocol, device=torch.device("cpu"))
     with evaluation_mode(loaded.network):
         return [predictor.predict(image) for image in images]
-
-
-def _uncertainty(prediction: Prediction, size: tuple[int, int]) -> np.ndarray:
-    """Disagreement of the two heads at the image's size, (H, W)."""
-    return upsample(evaluation_uncertainty(prediction.passes)[None], size)[0, 0].numpy()

@@ -13,14 +13,18 @@ MEMORY = 0.9  # share of the past in the running mean
 
 
 def class_counts(labels: Tensor, num_classes: int) -> Tensor:
-    """Pixels of each class on this rank: (C,) int64, in one pass.
+    """Pixels of each class on this rank: (C,) int64, without waiting for a GPU.
+
+    One pass on the CPU. On CUDA a comparison with every class, which takes C bytes a pixel for a moment (20
+    MB at the published stage I): unlike bincount it learns no size from the device, and unlike scattered
+    additions it does not collide where neighbours have the same class.
 
     Args:
         labels: uint8 or int64 of any shape; ids outside [0, num_classes) are not counted.
         num_classes: C.
     """
     flat = labels.reshape(-1)
-    if flat.is_cuda:  # torch.bincount waits for the device to learn its size; this comparison does not
+    if flat.is_cuda:
         classes = torch.arange(num_classes, dtype=flat.dtype, device=flat.device)
         return (flat == classes[:, None]).sum(dim=1)
     if flat.dtype.is_signed:

@@ -13,37 +13,23 @@ from losses.segmentation import label_cross_entropy, pixel_weight
 from utils import maths
 
 
-def kl_variance(logits: Tensor, other_logits: Tensor) -> Tensor:
-    """Disagreement of two heads, KL(softmax(other) || softmax(logits)) in nats per pixel: (N, H, W).
+def rectified_losses(
+    auxiliary: Tensor, main: Tensor, labels: Tensor, class_weight: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Losses of the auxiliary and of the main head, each mean(w ce exp(-V)) + mean(V) over all pixels.
 
-    Nothing is detached: both heads receive its gradient.
-    """
-    return maths.kl_divergence(maths.log_softmax(other_logits), maths.log_softmax(logits))
-
-
-def rectified_cross_entropy(
-    logits: Tensor, other_logits: Tensor, labels: Tensor, class_weight: Tensor | None = None
-) -> Tensor:
-    """mean(w ce exp(-V)) + mean(V) over all pixels, where V is `kl_variance(logits, other_logits)`.
+    V is the head's disagreement with the other one, KL(softmax(other) || softmax(own)) in nats per pixel.
+    Nothing is detached: both heads receive gradients from either loss. One log-softmax per head serves both.
 
     Args:
-        logits: (N, C, H, W) of the head that learns.
-        other_logits: (N, C, H, W) of the other head; it receives gradients too.
+        auxiliary: (N, C, H, W) logits.
+        main: (N, C, H, W) logits.
         labels: (N, H, W) uint8 or int64. At 255 the cross entropy is 0, but V still counts: the heads are
             taught to agree there, and a batch without any label has a finite loss.
         class_weight: (C,) or None for ones.
 
     Every rank must hold equally many pixels; then the mean over ranks is the loss of the global batch.
     """
-    log_probability = maths.log_softmax(logits)
-    variance = maths.kl_divergence(maths.log_softmax(other_logits), log_probability)
-    return _rectified(log_probability, variance, labels, class_weight)
-
-
-def rectified_losses(
-    auxiliary: Tensor, main: Tensor, labels: Tensor, class_weight: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """`rectified_cross_entropy` of the auxiliary and of the main head, with one log-softmax per head."""
     log_auxiliary, log_main = maths.log_softmax(auxiliary), maths.log_softmax(main)
     difference = log_main - log_auxiliary
     auxiliary_variance = (log_main.exp() * difference).sum(1)  # KL(main || auxiliary)

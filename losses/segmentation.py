@@ -64,7 +64,15 @@ class HardPixelLoss:
 def hard_pixel_cross_entropy(
     logits: Tensor, labels: Tensor, class_weight: Tensor | None, percentile: float
 ) -> HardPixelLoss:
-    """`weighted_cross_entropy` on the labels of `hard_pixel_labels`, with one log-softmax for both."""
+    """`weighted_cross_entropy` on the pixels whose weighted loss reaches the percentile over all ranks.
+
+    The percentile is taken over all pixels, the ignored ones as zeros: 80 keeps the hardest 20 % of all
+    pixels, or every labelled pixel if fewer than that are labelled. Ties at the threshold are kept, as only
+    smaller losses go. No gradient flows through the choice.
+
+    Source: the authors' released code of Zheng & Yang, IJCAI 2020 (the paper does not mention it);
+    `tests/goldens/test_mrnet_hard_label.py` pins it.
+    """
     pixel_loss = pixel_cross_entropy(logits, labels)
     weight = pixel_weight(labels, class_weight, pixel_loss.dtype)
     weighted = pixel_loss * weight
@@ -72,28 +80,6 @@ def hard_pixel_cross_entropy(
     easy = weighted.detach() < threshold
     loss = _global_ratio(weighted.masked_fill(easy, 0).sum(), weight.masked_fill(easy, 0).sum())
     return HardPixelLoss(loss, threshold, labels.to(torch.int64).masked_fill(easy, IGNORE_LABEL))
-
-
-@torch.no_grad()
-def hard_pixel_labels(
-    logits: Tensor, labels: Tensor, class_weight: Tensor | None, percentile: float
-) -> tuple[Tensor, Tensor]:
-    """Labels with every pixel set to 255 whose weighted cross entropy is below the percentile over all ranks.
-
-    The percentile is taken over all pixels, the ignored ones as zeros: 80 keeps the hardest 20 % of all
-    pixels, or every labelled pixel if fewer than that are labelled. Ties at the threshold are kept, as only
-    smaller losses go.
-
-    Returns:
-        (N, H, W) int64 labels, and the threshold as a scalar tensor.
-
-    Source: the authors' released code of Zheng & Yang, IJCAI 2020 (the paper does not mention it);
-    `tests/goldens/test_mrnet_hard_label.py` pins it.
-    """
-    pixel_loss = pixel_cross_entropy(logits, labels)
-    pixel_loss = pixel_loss * pixel_weight(labels, class_weight, pixel_loss.dtype)
-    threshold = hard_label_threshold(pixel_loss, percentile)
-    return labels.to(torch.int64).masked_fill(pixel_loss < threshold, IGNORE_LABEL), threshold
 
 
 @torch.no_grad()
@@ -107,7 +93,7 @@ def hard_label_threshold(pixel_loss: Tensor, percentile: float) -> Tensor:
     Returns:
         A scalar tensor on the same device and of the same type; nothing is copied to the host.
     """
-    values = distributed.all_gather_concatenate(pixel_loss.detach().reshape(-1))
+    values = distributed.all_gather_equal(pixel_loss.detach().reshape(-1))
     last = values.numel() - 1
     place = last * percentile / 100
     low = min(int(place), last)

@@ -6,12 +6,15 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 from torchvision import models
 
+from networks.factory import build
 from networks.published import layout_of, unwrapped
 from networks.segmentation import SegmentationNetwork
-from networks.weights import check_entries, has_any
+from networks.spec import NetworkSpec
+from networks.weights import check_entries, expected_shapes, has_any
 from utils import snapshots
 from utils.errors import UserError
 
@@ -57,14 +60,42 @@ def load_backbone(network: SegmentationNetwork, source: str) -> str:
     if layout.name != _FITTING_LAYOUT[backbone]:
         raise UserError(_other_backbone(source, layout.title, layout.name, backbone))
     entries = _CONVERTERS[layout.name](state)
-    expected = {
-        name: tuple(value.shape) for name, value in network.state_dict().items() if network.is_backbone(name)
-    }
     check_entries(
-        expected, entries, f"--backbone-weights {source} is {layout.title} that does not fit {backbone}"
+        _backbone_shapes(network),
+        entries,
+        f"--backbone-weights {source} is {layout.title} that does not fit {backbone}",
     )
     network.load_state_dict({**network.state_dict(), **entries})
     return f"backbone {backbone}: {len(entries)} entries of {layout.title} ({source})"
+
+
+def check_backbone_file(path: Path) -> str | None:
+    """The backbone whose entries a file of ImageNet weights holds; None for a file of another kind.
+
+    Raises:
+        UserError: there is no such file, it cannot be read, or it fits its backbone only in part.
+    """
+    content = snapshots.read(path)
+    state = {} if snapshots.is_snapshot(content) else unwrapped(content)
+    layout = layout_of(state)
+    if layout is None or layout.name not in _CONVERTERS:
+        return None
+    entries = _CONVERTERS[layout.name](state)
+    candidates = {}
+    for backbone, wanted in _FITTING_LAYOUT.items():
+        if wanted == layout.name:
+            architecture = "deeplab_vgg" if backbone == "vgg16" else "deeplab_two_head"
+            with torch.device("meta"):
+                network = build(NetworkSpec(architecture, backbone, 19, "cityscapes19"))
+            candidates[backbone] = _backbone_shapes(network)
+
+    def fitting_entries(backbone: str) -> int:
+        shapes = candidates[backbone]
+        return sum(getattr(value, "shape", None) == shapes.get(name) for name, value in entries.items())
+
+    nearest = max(candidates, key=fitting_entries)
+    check_entries(candidates[nearest], entries, f"{path} is {layout.title} that does not fit {nearest}")
+    return nearest
 
 
 def holds_backbone_only(path: Path) -> bool:
@@ -76,6 +107,10 @@ def holds_backbone_only(path: Path) -> bool:
     content = snapshots.read(snapshots.resolve(path))
     layout = None if snapshots.is_snapshot(content) else layout_of(unwrapped(content))
     return layout is not None and layout.name in _CONVERTERS
+
+
+def _backbone_shapes(network: SegmentationNetwork) -> dict[str, tuple[int, ...]]:
+    return {name: shape for name, shape in expected_shapes(network).items() if network.is_backbone(name)}
 
 
 def _read(path: Path) -> dict[str, Any]:

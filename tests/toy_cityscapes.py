@@ -51,6 +51,8 @@ def _write(path: Path, pixels: np.ndarray) -> None:
 class RedReader(nn.Module):
     """Knows the classes of the drawn images by their red channel; half size, two heads, one unused buffer."""
 
+    has_auxiliary_head = True
+
     def __init__(self, *, class_space: str = "cityscapes19", wrong_class: int | None = None) -> None:
         super().__init__()
         self.spec = NetworkSpec("red_reader", "none", 19, class_space)

@@ -111,6 +111,7 @@ def make_trainer(
     settings: Mapping[str, Any] | None = None,
     loop: Mapping[str, Any] | None = None,
     double: bool = False,
+    world: World = WORLD,
     kind: type[Trainer] | None = None,
     **parts: Any,
 ) -> Trainer:
@@ -122,12 +123,13 @@ def make_trainer(
         settings: of the method, on top of a constant learning rate without warm-up.
         loop: settings of the loop.
         double: everything in float64.
+        world: this process, and the device on which `network` already is.
         kind: class in place of the method's own.
         parts: further arguments of the trainer (streams, run, evaluator).
     """
     network = small_network() if network is None else network
     torch.manual_seed(2)
-    discriminators = [MultiScaleDiscriminator(NUM_CLASSES) for _ in range(2)]
+    discriminators = [MultiScaleDiscriminator(NUM_CLASSES).to(world.device) for _ in range(2)]
     if double:
         network = network.double()
         discriminators = [discriminator.double() for discriminator in discriminators]
@@ -139,7 +141,7 @@ def make_trainer(
         parts["settings"] = MemorySettings(**chosen)
         parts["discriminators"] = tuple(discriminators)
     limits = LoopSettings(**{"num_steps_stop": 4, "log_every": 1, "save_every": 100, **(loop or {})})
-    return (kind or TRAINERS[method])(network=network, world=WORLD, loop=limits, **parts)
+    return (kind or TRAINERS[method])(network=network, world=world, loop=limits, **parts)
 
 
 def run_in(folder: Path, *, stop: int = 4, keep: int = 10) -> AbstractContextManager[Run]:

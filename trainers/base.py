@@ -14,19 +14,19 @@ from torch import Tensor, nn
 from data_loaders.streams import SampleStream
 from networks.normalization import set_batch_norm
 from networks.segmentation import SegmentationNetwork
-from trainers.loop_settings import Event, LoopSettings
+from trainers import run_state
+from trainers.loop_settings import Event, LoopSettings, WaitForLabels
 from trainers.meter import Meter
 from trainers.pictures import training_pictures
 from trainers.steps import Batches, Step
 from trainers.teacher import Teacher
 from trainers.watch import FiniteWatch
-from utils import distributed, seeding, snapshots, stopping
+from utils import distributed, stopping
 from utils.distributed import World
 from utils.errors import UserError
 from utils.logs import Progress, peak_memory_gib
 from utils.optimizers import set_learning_rate
-from utils.runs import DONE, PREEMPTED, Run
-from utils.snapshots import FORMAT_VERSION, clean_keys
+from utils.runs import DONE, PREEMPTED, WAITING_FOR_LABELS, Run
 
 logger = logging.getLogger(__name__)
 
@@ -71,10 +71,14 @@ class Trainer:
         self.iteration = 0
         self.metrics: dict[str, float] = {}
         self.best = float("-inf")
+        self.best_at = -1  # iteration of the best score
         self.evaluated_at = -1  # iteration of the newest evaluation
+        self.waiting_event: str | None = None  # name of the event that waits for people
         set_batch_norm(network, loop.batch_norm, train_affine=loop.train_batch_norm_affine)
         network.train()
-        self.teacher = Teacher(network, decay=loop.ema_decay) if loop.ema_decay > 0 else None
+        self.teacher = None
+        if loop.ema_decay > 0:
+            self.teacher = Teacher(network, decay=loop.ema_decay, copy_buffers=loop.ema_copies_buffers)
         self.steps = self.build_steps()
         self.modules = {
             step.name: distributed.wrap_data_parallel(step.module, world.device) for step in self.steps
@@ -84,6 +88,7 @@ class Trainer:
         self.meter = Meter()
         self.watch = FiniteWatch()
         self._waited_s = 0.0
+        self._outcome: WaitForLabels | None = None  # of the newest event
         self._batches: Sequence[Batches] = ()
 
     # what a method defines
@@ -103,6 +108,14 @@ class Trainer:
     def events(self) -> list[Event]:
         """Scheduled events of the method, in order."""
         return []
+
+    def rebuild_streams(self) -> Mapping[str, SampleStream]:
+        """The streams to go on with after an event that says so, and after a snapshot was loaded.
+
+        The same ones by default: their workers start anew and so see what changed in the data sets. The loop
+        sets the positions.
+        """
+        return self.streams
 
     # one iteration
 
@@ -160,7 +173,8 @@ class Trainer:
     # the run
 
     def fit(self) -> int:
-        """Trains to `num_steps_stop`, or until a stop signal; returns the exit code 0 in both cases."""
+        """Trains to `num_steps_stop`, a stop signal or an event that waits for people; returns the exit code
+        0 in all cases."""
         done = self.run.is_done() if self.run is not None else None
         if done is not None:
             logger.info("already done: %s", done["text"])
@@ -169,8 +183,11 @@ class Trainer:
         progress = Progress(self.iteration, self.loop.num_steps_stop, device=self.world.device)
         self.meter.seconds()
         try:
-            if not resumed and self._run_events():
-                self.save()
+            if not resumed or self.waiting_event is not None:
+                if self._run_events():
+                    self.save()
+                if self._outcome is not None:
+                    return self._wait(self._outcome)
             if resumed and not self._evaluate_if_due():
                 return self._leave()
             while self.iteration < self.loop.num_steps_stop:
@@ -178,9 +195,12 @@ class Trainer:
                 stop = self.run_iteration(self.iteration, self._batches)
                 self.iteration += 1
                 self._log(progress)
+                self._draw_if_due()
                 changed = self._run_events()
                 if stop or changed or self._evaluation_due() or self.iteration % self.loop.save_every == 0:
                     self.save()
+                if self._outcome is not None:
+                    return self._wait(self._outcome)
                 if (stop and not self._at_end()) or not self._evaluate_if_due():
                     return self._leave()
         finally:
@@ -220,17 +240,31 @@ class Trainer:
             self.run.log.scalars(self.iteration, scalars)
 
     def _run_events(self) -> bool:
-        """Runs what is due after `iteration` updates; True if a method's event happened, to be saved."""
-        happened = False
-        for event in self.events():
-            if event.due(self.iteration):
-                logger.info("%s after iteration %d", event.name, self.iteration)
-                event.action(self.iteration)
-                happened = True
-        every = self.loop.pictures_every
-        if self.iteration and every and (self.iteration % every == 0 or self._at_end()):
-            self._draw()
-        return happened
+        """Runs what is due after `iteration` updates, up to an event that waits for people; True if a
+        method's event happened, to be saved. A run that waited goes on with the event it waited in."""
+        due = [event for event in self.events() if event.due(self.iteration)]
+        names = [event.name for event in due]
+        if self.waiting_event in names:
+            due = due[names.index(self.waiting_event) :]
+        for event in due:
+            logger.info("%s after iteration %d", event.name, self.iteration)
+            self._outcome = distributed.broadcast_object(event.action(self.iteration))
+            self.waiting_event = None if self._outcome is None else event.name
+            if event.rebuild_streams:
+                self.renew_streams({name: stream.consumed for name, stream in self.streams.items()})
+            if self._outcome is not None:
+                break
+        return bool(due)
+
+    def renew_streams(self, consumed: Mapping[str, int]) -> None:
+        """Takes over the streams of `rebuild_streams` after so many draws of each; what was loaded ahead is
+        dropped."""
+        for stream in self.streams.values():
+            stream.close()
+        self.streams = dict(self.rebuild_streams())
+        for name, stream in self.streams.items():
+            stream.seek(consumed.get(name, 0))
+        self._waited_s = sum(stream.wait_s for stream in self.streams.values())
 
     def _at_end(self) -> bool:
         return self.iteration == self.loop.num_steps_stop
@@ -250,7 +284,10 @@ class Trainer:
         self.save()
         return True
 
-    def _draw(self) -> None:
+    def _draw_if_due(self) -> None:
+        every = self.loop.pictures_every
+        if not every or (self.iteration % every and not self._at_end()):
+            return
         if self.world.is_main and self.run is not None:
             for name, picture in training_pictures(self.network, self._batches[-1]).items():
                 self.run.log.picture(self.iteration, name, picture)
@@ -275,26 +312,11 @@ class Trainer:
 
     def state(self) -> dict[str, Any]:
         """Everything a later process needs to continue bit for bit. Every rank must call it."""
-        rng = distributed.all_gather_objects(seeding.rng_state())
-        return {
-            "format_version": FORMAT_VERSION,
-            "method": self.method,
-            "iteration": self.iteration,
-            "network": self.network.spec.to_dict(),
-            "weights": clean_keys(self.network.state_dict()),
-            "teacher": clean_keys(self.teacher.network.state_dict()) if self.teacher else None,
-            "teacher_updates": self.teacher.updates if self.teacher else 0,
-            "method_state": {name: module.state_dict() for name, module in self.method_modules().items()},
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in self.optimizers.items()},
-            "scaler": self.scaler.state_dict(),
-            "streams": {name: stream.consumed for name, stream in self.streams.items()},
-            "rng": rng,
-            "evaluation": self.evaluation,
-            "arguments": dict(self.run.settings) if self.run else {},
-            "metrics": self.metrics,
-            "best": self.best,
-            "evaluated_at": self.evaluated_at,
-        }
+        return run_state.collect(self)
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Takes over a state made by `state()`, on any number of processes."""
+        run_state.restore(self, state)
 
     def save(self) -> None:
         """Writes a snapshot on rank 0; no rank goes on before the file is in place."""
@@ -302,18 +324,17 @@ class Trainer:
             return
         self.watch.check()
         self.watch.check_weights(self.network, self.iteration)
-        better = self._is_best()
-        if better:
-            self.best = self.metrics[SCORE]
+        if self.metrics.get(SCORE, float("-inf")) > self.best:
+            self.best, self.best_at = self.metrics[SCORE], self.iteration
         state = self.state()
         if self.world.is_main:
-            path = self.run.snapshots.write(state, self.iteration)
-            if better:
-                self.run.snapshots.mark_best(path, f"selected on target val: mIoU {self.best:.2f}")
+            self._mark_if_best(self.run.snapshots.write(state, self.iteration))
         distributed.barrier(f"snapshot of iteration {self.iteration}")
 
-    def _is_best(self) -> bool:
-        return self.metrics.get(SCORE, float("-inf")) > self.best
+    def _mark_if_best(self, path: Path) -> None:
+        """Points `best` at the newest snapshot if it is that of the best score, unless it does already."""
+        if self.best_at == self.iteration and self.run.snapshots.path_of("best") != path:
+            self.run.snapshots.mark_best(path, f"selected on target val: mIoU {self.best:.2f}")
 
     def resume(self) -> bool:
         """Continues from the newest good snapshot of the run folder, if there is one.
@@ -322,13 +343,14 @@ class Trainer:
             Whether there was one.
 
         Raises:
-            UserError: on every rank: no snapshot of the folder can be read, or it is another method's.
+            UserError: on every rank: no snapshot of the folder can be read, it is another method's, or the
+                streams read other data than it did. Marks of the folder stay then.
         """
         if self.run is None:
             return False
-        found = self._newest_snapshot()
-        self.run.clear_marks()
+        found = run_state.newest_snapshot(self.run, self.world)
         if found is None:
+            self.run.clear_marks()
             self.run.resume_at(0)
             return False
         path, state = found
@@ -339,51 +361,12 @@ class Trainer:
                 everywhere=True,
             )
         self.load_state(state)
+        self.run.clear_marks()
         self.run.resume_at(self.iteration)
+        if self.world.is_main:  # killed between the snapshot and its mark?
+            self._mark_if_best(path)
         logger.info("continuing from %s (iteration %d)", path, self.iteration)
         return True
-
-    def _newest_snapshot(self) -> tuple[Path, dict[str, Any]] | None:
-        """The snapshot that rank 0 chose, on every rank."""
-        found, error = None, None
-        if self.world.is_main:
-            try:
-                found = self.run.snapshots.latest()
-            except UserError as unreadable:
-                error = str(unreadable)
-        path, error = distributed.broadcast_object((found and found[0], error))
-        if error is not None:
-            raise UserError(error, everywhere=True)
-        if path is None or found is not None:
-            return found
-        return path, snapshots.read(path)
-
-    def load_state(self, state: Mapping[str, Any]) -> None:
-        """Takes over a state made by `state()`, on any number of processes."""
-        self.iteration = state["iteration"]
-        self.network.load_state_dict(state["weights"])
-        if self.teacher is not None and state["teacher"] is not None:
-            self.teacher.network.load_state_dict(state["teacher"])
-            self.teacher.updates = state["teacher_updates"]
-        for name, module in self.method_modules().items():
-            module.load_state_dict(state["method_state"][name])
-        for name, optimizer in self.optimizers.items():
-            optimizer.load_state_dict(state["optimizers"][name])
-        self.scaler.load_state_dict(state["scaler"])
-        for name, stream in self.streams.items():
-            stream.seek(state["streams"][name])
-        self.metrics, self.best = dict(state["metrics"]), state["best"]
-        self.evaluated_at = state["evaluated_at"]
-        if self.world.size == len(state["rng"]):
-            seeding.set_rng_state(state["rng"][self.world.rank])
-        else:
-            logger.warning(
-                "the snapshot has random states of %d processes, this run has %d: dropout continues with new "
-                "draws",
-                len(state["rng"]),
-                self.world.size,
-            )
-            seeding.seed_dropout(self.loop.seed + self.iteration, self.world.rank)
 
     def _leave(self) -> int:
         signal = stopping.requested() or "a signal on another rank"
@@ -394,6 +377,14 @@ class Trainer:
             if self.run is not None:
                 self.run.mark(PREEMPTED, f"iteration {self.iteration}, {signal}")
         distributed.barrier("leaving after a stop signal")
+        return 0
+
+    def _wait(self, outcome: WaitForLabels) -> int:
+        """Ends the run, whose snapshot is written, until people have done what an event asks for."""
+        logger.info("waiting after iteration %d: %s; then the same command", self.iteration, outcome.text)
+        if self.run is not None and self.world.is_main:
+            self.run.mark(WAITING_FOR_LABELS, outcome.text)
+        distributed.barrier("leaving to wait for labels")
         return 0
 
     def _finish(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -15,21 +15,45 @@ from torch import Tensor
 from data_loaders.decoding import map_label, read_image, read_raw_label
 from data_loaders.discovery import FileList, Item
 from networks.segmentation import SegmentationNetwork
-from trainers.inference import ImageProgress, Predictor, PreparedImage, evaluation_mode, prefetch
+from trainers.inference import (
+    ImageProgress,
+    Prediction,
+    Predictor,
+    PreparedImage,
+    evaluation_mode,
+    evaluation_uncertainty,
+    prefetch,
+    score_map,
+)
 from trainers.protocols import Protocol, Size
 from utils import distributed
-from utils.class_spaces import ClassSpace, merge_table
+from utils.class_spaces import IGNORE_LABEL, ClassSpace, merge_table
 from utils.distributed import World
 from utils.errors import UserError
+from utils.maths import upsample
 from utils.metrics import ConfusionMatrix, Scores, scores
-from utils.pictures import colorize, contact_sheet, error_map, write_png
+from utils.pictures import colorize, contact_sheet, error_map, heat_map, write_png
 from utils.precision import Precision
 
 logger = logging.getLogger(__name__)
 
 LABEL_PNGS = "label PNGs"  # what stands in a table in the place of a protocol
 
-LabelPrediction = Callable[[Item, Size], np.ndarray]  # (H, W) uint8 train ids of the evaluation's class space
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What pictures show of one prediction.
+
+    Attributes:
+        label: (H, W) uint8 train ids of the evaluation's class space.
+        maps: (H, W) values in [0, 1] by title, where a network tells more than its label.
+    """
+
+    label: np.ndarray
+    maps: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+
+Inspector = Callable[[Item, Size], Inspection]  # the Size, (W, H), is that of the truth
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -126,13 +150,16 @@ def score_label_folder(
     Args:
         folder: searched as `find_label_png` says.
         label_space: classes of the PNGs where they are not those of `space`; merged as a network's would be.
-        invalid: what an id that is no class (255 in thresholded pseudo labels) means on a labelled pixel.
+        invalid: what an id that is no class of the PNGs (255 in thresholded pseudo labels) means on a
+            labelled pixel.
 
     Raises:
         UserError: a PNG is missing, ambiguous or of another size than the truth; ids that are no class.
     """
     names = label_png_index(folder)
     read_truth = truth_reader(files, space)
+    label_space = label_space or space
+    merge = _merge(label_space.name, space)
 
     def load(item: Item) -> tuple[Item, np.ndarray, np.ndarray]:
         path = find_label_png(folder, item.name, names)
@@ -142,9 +169,10 @@ def score_label_folder(
                 f"label {path} is {_text(label)} but the truth {item.label} is {_text(truth)}; "
                 "score label maps at the size of the truth"
             )
+        if merge is not None and invalid == "error":
+            _refuse_unknown_ids(path, label[truth != IGNORE_LABEL], label_space)
         return item, label, truth
 
-    merge = _merge((label_space or space).name, space)
     matrix = _matrix(space, torch.device("cpu"), merge, invalid=None if merge is not None else invalid)
     tally = _Tally(matrix, len(files.items))
     for item, label, truth in prefetch(load, _own_part(files), num_workers):
@@ -201,12 +229,12 @@ def find_label_png(folder: Path, name: str, index: Mapping[str, list[Path]]) -> 
 
 
 def write_worst(
-    evaluation: Evaluation, files: FileList, folder: Path, count: int, predict: LabelPrediction
+    evaluation: Evaluation, files: FileList, folder: Path, count: int, inspect: Inspector
 ) -> None:
-    """Writes image, truth, prediction and error map of the worst images, side by side, `<place>_<name>.png`.
+    """Writes the worst images as `<place>_<name>.png`: image, truth, prediction, error map and further maps.
 
     Args:
-        predict: gives the label map of an item at a (W, H) size, in the classes of the evaluation.
+        inspect: `network_inspector` or `label_folder_inspector` of what was scored.
     """
     folder.mkdir(parents=True, exist_ok=True)
     palette = evaluation.space.palette
@@ -214,34 +242,73 @@ def write_worst(
     items = {item.name: item for item in files.items}
     for number, name in enumerate(evaluation.worst(count), start=1):
         truth = read_truth(items[name])
-        label = predict(items[name], _size_of(truth))
+        found = inspect(items[name], _size_of(truth))
         row = [
             read_image(items[name].image),
             colorize(truth, palette),
-            colorize(label, palette),
-            error_map(label, truth),
+            colorize(found.label, palette),
+            error_map(found.label, truth),
+            *(heat_map(values, low=0, high=1) for values in found.maps.values()),
         ]
-        titles = [f"{name} ({evaluation.image_miou[name]:.1f} %)", "truth", "prediction", "errors"]
+        first = f"{name} ({evaluation.image_miou[name]:.1f} %)"
+        titles = [first, "truth", "prediction", "errors", *found.maps]
         write_png(folder / f"{number:02d}_{Path(name).stem}.png", contact_sheet([row], titles))
 
 
-def network_prediction(
+def network_inspector(
     network: SegmentationNetwork,
     protocol: Protocol,
     space: ClassSpace,
     world: World,
     precision: Precision | None,
-) -> LabelPrediction:
-    """A function that labels single images with `network`, in the classes of `space`."""
+) -> Inspector:
+    """A function that labels single images with `network`, in the classes of `space`, and maps its doubts."""
     predictor = Predictor(network, protocol, device=world.device, precision=precision)
     merge = _merge(network.spec.class_space, space)
 
-    def predict(item: Item, size: Size) -> np.ndarray:
+    def inspect(item: Item, size: Size) -> Inspection:
         with evaluation_mode(network):
-            label = predictor.predict(read_image(item.image), size).label.cpu().numpy()
-        return label if merge is None else map_label(label, merge)
+            prediction = predictor.predict(read_image(item.image), size)
+            label, maps = prediction.label.cpu().numpy(), doubt_maps(prediction)
+        return Inspection(label if merge is None else map_label(label, merge), maps)
 
-    return predict
+    return inspect
+
+
+def label_folder_inspector(folder: Path, label_space: ClassSpace, space: ClassSpace) -> Inspector:
+    """A function that reads the label PNGs of single images, in the classes of `space`."""
+    names = label_png_index(folder)
+    merge = _merge(label_space.name, space)
+
+    def inspect(item: Item, size: Size) -> Inspection:
+        label = read_raw_label(find_label_png(folder, item.name, names), "index")
+        return Inspection(label if merge is None else map_label(label, merge))
+
+    return inspect
+
+
+def doubt_maps(prediction: Prediction) -> dict[str, np.ndarray]:
+    """Maps in [0, 1] at the size of the label, each relative to its maximum over the image.
+
+    "uncertainty" is the disagreement of the two heads, where there are two; "score map" is 0 at the surest
+    pixel.
+
+    Source: the authors' released evaluation code (Zheng & Yang, IJCV 2021).
+    """
+    maps = {"score map": score_map(prediction.confidence)}
+    if prediction.passes[0].auxiliary is not None:
+        low = evaluation_uncertainty(prediction.passes)[None]  # (1, 1, h, w)
+        maps = {"uncertainty": upsample(low, prediction.label.shape)[0, 0]} | maps
+    return {title: values.cpu().numpy() for title, values in maps.items()}
+
+
+def _refuse_unknown_ids(path: Path, ids: np.ndarray, space: ClassSpace) -> None:
+    unknown = np.unique(ids[ids >= space.num_classes])
+    if unknown.size:
+        raise UserError(
+            f"label {path} has the ids {', '.join(map(str, unknown[:8]))} on labelled pixels, which are no "
+            f"classes of {space.name}; check --label-classes, or count such pixels as wrong"
+        )
 
 
 def _merge(source: str, space: ClassSpace) -> np.ndarray | None:

@@ -183,9 +183,7 @@ def score_map(confidence: Tensor) -> Tensor:
 
 def _two_heads(one: Pass) -> tuple[Tensor, Tensor]:
     if one.auxiliary is None:
-        raise UserError(
-            "uncertainty maps compare two heads, but this network has one; leave out --uncertainty"
-        )
+        raise UserError("uncertainty maps compare two heads, but this network has one; leave them out")
     return maths.at_least_float32(one.auxiliary), maths.at_least_float32(one.main)
 
 
@@ -211,6 +209,7 @@ class Predictor:
     """Label maps of single images by one network under one protocol.
 
     The network must be in eval mode (`evaluation_mode`). `prepare` works on the CPU, in any thread.
+    With `keep_aspect` an image is scaled to the area of the protocol's base size, not squeezed into it.
     """
 
     def __init__(
@@ -220,18 +219,20 @@ class Predictor:
         *,
         device: torch.device,
         precision: Precision | None = None,
+        keep_aspect: bool = False,
     ) -> None:
         self.network = network
         self.protocol = protocol
         self.device = device
         self.precision = precision
+        self.keep_aspect = keep_aspect
 
     def prepare(self, image: np.ndarray) -> PreparedImage:
         """Resizes an (H, W, 3) uint8 RGB image to the protocol's input sizes."""
         height, width = image.shape[:2]
         inputs = [
             planar(resize_image(image, size, self.protocol.resampling))
-            for size in self.protocol.input_sizes((width, height))
+            for size in self.protocol.input_sizes((width, height), keep_aspect=self.keep_aspect)
         ]
         return PreparedImage(tuple(inputs), (width, height))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -28,11 +29,14 @@ from trainers.inference import (
     labelling_uncertainty,
     prefetch,
 )
+from trainers.label_files import label_sizes, sizes_digest
 from trainers.protocols import Protocol
 from utils import distributed
 from utils.class_spaces import IGNORE_LABEL, ClassSpace, class_space
 from utils.distributed import World
 from utils.errors import UserError
+from utils.files import write_atomically
+from utils.folder_lock import FolderLock
 from utils.pictures import heat_map, write_png
 from utils.precision import Precision
 
@@ -40,6 +44,7 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PARTIAL_MANIFEST = "manifest.partial.json"
+LOCK_FILE = ".lock"
 FORMAT_VERSION = 1
 EXTRAS = ("color", "confidence", "uncertainty")  # files beside the label map, each on request
 # Where a manifest came from, not what its files are; everything else must agree to continue a folder.
@@ -75,10 +80,29 @@ class LabelSource:
 
 
 def default_pseudo_label_folder(snapshot: Path, target: str, split: str, threshold: float) -> Path:
-    """Where `generate_plabel.py` writes and `train_ft.py` looks: below the folder of the snapshot."""
+    """Where `generate_plabel.py` writes and `train_ft.py` looks: a folder per threshold, by the snapshot."""
     folder = snapshot if snapshot.is_dir() else snapshot.parent
-    suffix = f"_t{threshold:.2f}" if threshold > 0 else ""
+    suffix = f"_t{float(threshold)!r}" if threshold > 0 else ""
     return folder / "pseudo_labels" / f"{target}_{split}{suffix}"
+
+
+def find_pseudo_label_folder(snapshot: Path, target: str, split: str) -> Path:
+    """The only folder of labels for this target and split beside the snapshot, whatever their threshold.
+
+    Where there is none: the folder of labels without a threshold.
+
+    Raises:
+        UserError: several folders.
+    """
+    plain = default_pseudo_label_folder(snapshot, target, split, 0.0)
+    name = re.compile(re.escape(plain.name) + r"(_t\d[\d.e-]*)?")
+    found = sorted(path for path in plain.parent.glob("*") if path.is_dir() and name.fullmatch(path.name))
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise UserError(
+            f"{plain.parent} holds several sets of pseudo labels ({names}); choose one by --pseudo-label-dir"
+        )
+    return found[0] if found else plain
 
 
 def output_names(name: str, extras: Iterable[str] = ()) -> dict[str, Path]:
@@ -116,26 +140,31 @@ def write_pseudo_labels(
         The manifest.
 
     Raises:
-        UserError: the folder holds labels made with other settings or files of unknown origin.
+        UserError: the folder holds labels made with other settings or files of unknown origin, or another
+            process writes into it; an uncertainty map is asked of a network with one head.
     """
+    if "uncertainty" in options.extras and not network.has_auxiliary_head:
+        raise UserError(
+            "--extras uncertainty compares two heads, but this network has one; leave it out", everywhere=True
+        )
     distributed.synchronize_buffers_(network)
     settings = _settings(network, files, protocol, options, source, precision)
-    pending = _agree_on_pending(files, folder, settings, world)
-    if pending and world.is_main:
-        done = len(files.items) - len(pending)
-        logger.info(
-            "pseudo labels: %d images to label, %d already there, into %s", len(pending), done, folder
-        )
-    mine = [files.items[pending[index]] for index in distributed.shard(len(pending))]
+    lock = FolderLock(folder / LOCK_FILE, what="pseudo-label folder", option="--pseudo-label-dir")
+    space = class_space(network.spec.class_space)
     predictor = Predictor(network, protocol, device=world.device, precision=precision)
-    writer = _Writer(folder, options, class_space(network.spec.class_space), protocol.passes)
-    _label(network, predictor, mine, writer, num_workers)
-    distributed.barrier("the end of labelling")
-    manifest = settings | _count(files, folder, class_space(network.spec.class_space), num_workers)
-    if world.is_main:
-        _write_json(folder / MANIFEST, manifest)
-        (folder / PARTIAL_MANIFEST).unlink(missing_ok=True)
-    distributed.barrier("the manifest of the pseudo labels")
+    writer = _Writer(folder, options, space, protocol.passes)
+    try:
+        pending = _agree_on_pending(files, folder, settings, world, lock)
+        mine = [files.items[pending[index]] for index in distributed.shard(len(pending))]
+        _label(network, predictor, mine, writer, num_workers)
+        distributed.barrier("the end of labelling")
+        manifest = settings | _count(files, folder, space, num_workers)
+        if world.is_main:
+            _write_json(folder / MANIFEST, manifest)
+            (folder / PARTIAL_MANIFEST).unlink(missing_ok=True)
+        distributed.barrier("the manifest of the pseudo labels")
+    finally:
+        lock.release()
     return manifest
 
 
@@ -225,22 +254,46 @@ def weights_digest(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _agree_on_pending(files: FileList, folder: Path, settings: Mapping[str, Any], world: World) -> list[int]:
-    """Indices of the images still to be labelled; rank 0 looks at the disk and tells the others."""
+def _agree_on_pending(
+    files: FileList, folder: Path, settings: Mapping[str, Any], world: World, lock: FolderLock
+) -> list[int]:
+    """Indices of the images still to be labelled; rank 0 locks the folder, looks, and tells the others."""
     plan: tuple[list[int], str] = ([], "")
     if world.is_main:
         try:
+            _check_folder(files, folder, settings)  # before a lock file is left in a folder of something else
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
             plan = (_open_folder(files, folder, settings), "")
         except UserError as error:
             plan = ([], str(error))
     pending, problem = distributed.broadcast_object(plan)
     if problem:
         raise UserError(problem, everywhere=True)
+    if pending and world.is_main:
+        done = len(files.items) - len(pending)
+        logger.info(
+            "pseudo labels: %d images to label, %d already there, into %s", len(pending), done, folder
+        )
     return pending
 
 
 def _open_folder(files: FileList, folder: Path, settings: Mapping[str, Any]) -> list[int]:
     """Refuses a folder of other labels, leaves the partial manifest, and lists what is missing."""
+    if not _check_folder(files, folder, settings):
+        _write_json(folder / PARTIAL_MANIFEST, settings)
+    for leftover in (*folder.rglob(".*.part"), *folder.rglob(".*.tmp")):  # of a process killed while it wrote
+        leftover.unlink(missing_ok=True)
+    labels = [folder / output_names(item.name)["label"] for item in files.items]
+    return [index for index, path in enumerate(labels) if not path.is_file()]
+
+
+def _check_folder(files: FileList, folder: Path, settings: Mapping[str, Any]) -> bool:
+    """Whether the folder was started with these settings; False: it holds no label yet. Changes nothing.
+
+    Raises:
+        UserError: it holds other labels, or two images would share a file.
+    """
     labels = [folder / output_names(item.name)["label"] for item in files.items]
     if len(set(labels)) < len(labels):
         raise UserError(
@@ -252,12 +305,9 @@ def _open_folder(files: FileList, folder: Path, settings: Mapping[str, Any]) -> 
             raise UserError(
                 f"{folder} holds label files without a manifest; choose another --pseudo-label-dir"
             )
-        _write_json(folder / PARTIAL_MANIFEST, settings)
-    else:
-        _refuse_other_settings(folder, known, settings)
-    for leftover in (*folder.rglob(".*.part"), *folder.rglob(".*.tmp")):  # of a process killed while it wrote
-        leftover.unlink(missing_ok=True)
-    return [index for index, path in enumerate(labels) if not path.is_file()]
+        return False
+    _refuse_other_settings(folder, known, settings)
+    return True
 
 
 def _refuse_other_settings(folder: Path, known: Mapping[str, Any], settings: Mapping[str, Any]) -> None:
@@ -292,6 +342,9 @@ def _count(files: FileList, folder: Path, space: ClassSpace, num_workers: int) -
         "pixels": int(total.sum()),
         "class_shares": shares,
         "ignored_share": int(total[IGNORE_LABEL]) / pixels,
+        "label_sizes_sha256": distributed.broadcast_object(  # one machine's view of a shared disk
+            sizes_digest(files, label_sizes(folder, files)) if distributed.is_main() else ""
+        ),
     }
 
 
@@ -318,55 +371,6 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
     return manifest
 
 
-def check_manifest(manifest: Mapping[str, Any], files: FileList, space: str) -> None:
-    """Refuses labels of another image list or of other classes.
-
-    Raises:
-        UserError: names what differs.
-    """
-    if manifest["class_space"] != space:
-        raise UserError(
-            f"pseudo labels are train ids of {manifest['class_space']} but the network has the classes of "
-            f"{space}; label with a snapshot of the same classes"
-        )
-    if manifest["image_list"] != files.fingerprint():
-        raise UserError(
-            f"pseudo labels were made for another image list ({manifest['images']} images of "
-            f"{manifest['target']} {manifest['split']}; now {len(files.items)} of {files.description.name} "
-            f"{files.split}); run generate_plabel.py for this list, or train on the list it was given"
-        )
-
-
-def check_pseudo_labels(folder: Path, files: FileList, space: str) -> tuple[Path, dict[str, Any] | None]:
-    """The folder that holds the labels of `files` and its manifest, checked; warns where there is none.
-
-    Folders of the original code have no manifest and may hold the split below them (`pseudo_FULL/train`).
-
-    Raises:
-        UserError: no such folder, another image list or other classes, or a label file is missing.
-    """
-    if not folder.is_dir():
-        raise UserError(
-            f"pseudo-label folder {folder} does not exist; run generate_plabel.py, or give --pseudo-label-dir"
-        )
-    manifest = read_manifest(folder)
-    if manifest is not None:
-        check_manifest(manifest, files, space)
-    elif files.items and not (folder / output_names(files.items[0].name)["label"]).is_file():
-        folder = folder / files.split if (folder / files.split).is_dir() else folder
-    missing = [item.name for item in files.items if not (folder / output_names(item.name)["label"]).is_file()]
-    if missing:
-        raise UserError(
-            f"pseudo-label folder {folder} lacks {len(missing)} of {len(files.items)} labels, first "
-            f"{missing[0]}; run generate_plabel.py for this image list"
-        )
-    if manifest is None:
-        logger.warning(
-            "%s has no %s: nothing tells which snapshot and threshold these labels are from", folder, MANIFEST
-        )
-    return folder, manifest
-
-
 def _read_json(path: Path) -> dict[str, Any] | None:
     try:
         return json.loads(path.read_text())
@@ -377,7 +381,4 @@ def _read_json(path: Path) -> dict[str, Any] | None:
 
 
 def _write_json(path: Path, values: Mapping[str, Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.part")
-    temporary.write_text(json.dumps(values, indent=2) + "\n")
-    temporary.replace(path)
+    write_atomically(path, json.dumps(values, indent=2) + "\n")

@@ -20,10 +20,21 @@ class LoopSettings:
     evaluate_every: int = 0  # 0: only at the end
     pictures_every: int = 0  # 0: none
     precision: Precision = field(default_factory=lambda: Precision("fp32"))
-    channels_last: bool = False
     batch_norm: str = "local"  # local, sync, frozen
     train_batch_norm_affine: bool = False
-    ema_decay: float = 0.0  # 0: no teacher
+    ema_decay: float = 0.0  # in [0, 1); 0: no teacher
+    ema_copies_buffers: bool = True  # the teacher's BatchNorm statistics are the student's; False: the first
+
+
+@dataclass(frozen=True, slots=True)
+class WaitForLabels:
+    """Outcome of an event that cannot go on before people have worked, such as on an annotation task.
+
+    Attributes:
+        text: what is to be done and where, for the log and the mark in the run folder.
+    """
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +42,16 @@ class Event:
     """Something a method does between iterations, on all ranks: a query round, a bank fill.
 
     Attributes:
-        name: for the log.
+        name: for the log; unique in a trainer.
         due: whether it happens after that many updates (0: before the first).
-        action: called with the number of updates; a snapshot is taken after it.
+        action: called on every rank with the number of updates; a snapshot is taken after it. None: go on.
+            WaitForLabels (rank 0's outcome counts): the run ends there with exit code 0, and the next start
+            calls this action again.
+        rebuild_streams: it changed what the streams read: batches loaded ahead are dropped and
+            `Trainer.rebuild_streams` is asked for the streams, which go on from their positions.
     """
 
     name: str
     due: Callable[[int], bool]
-    action: Callable[[int], None]
+    action: Callable[[int], WaitForLabels | None]
+    rebuild_streams: bool = False

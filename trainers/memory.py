@@ -91,7 +91,10 @@ class MemoryRegularizedStep(SupervisedStep):
         self._discriminators = discriminators
 
     def forward(self, batches: Batches, carried: Mapping[str, Tensor], iteration: int) -> StepOutput:
-        """Total loss of the generator and what the discriminators need of its predictions."""
+        """Total loss of the generator and what the discriminators need of its predictions.
+
+        A target batch never has labels in training; where one has, as in the golden tests, they only measure.
+        """
         source, target = batches["source"], batches.get("target")
         source_auxiliary, source_main = self.predict(source.image)
         loss, terms = self.segmentation_loss(source_auxiliary, source_main, source.label)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -44,9 +45,17 @@ class Protocol:
         """Number of probability maps in the sum: the largest possible confidence."""
         return len(self.scales) * (2 if self.flip else 1)
 
-    def input_sizes(self, image_size: Size) -> list[Size]:
-        """(W, H) of the network's inputs, one per scale, for an image of `image_size` (W, H)."""
+    def input_sizes(self, image_size: Size, *, keep_aspect: bool = False) -> list[Size]:
+        """(W, H) of the network's inputs, one per scale, for an image of `image_size` (W, H).
+
+        Args:
+            image_size: of the image.
+            keep_aspect: the base size gives the number of pixels, the image its own proportions.
+        """
         width, height = self.base_size or image_size
+        if keep_aspect:
+            factor = math.sqrt(width * height / (image_size[0] * image_size[1]))
+            width, height = (max(1, round(factor * length)) for length in image_size)
         return [(round(width * scale), round(height * scale)) for scale in self.scales]
 
     def describe(self) -> str:
@@ -150,5 +159,16 @@ def choose_protocol(
 
 
 def labelling_protocol(protocol: Protocol) -> Protocol:
-    """The protocol's variant for pseudo labels where the published one differs, else the protocol itself."""
-    return PROTOCOLS.get(f"{protocol.name}-labels", protocol)
+    """The protocol's variant for pseudo labels where the published one differs, else the protocol itself.
+
+    Only what the two presets differ in is changed: a base size of the user's own stays.
+    """
+    variant = PROTOCOLS.get(f"{protocol.name}-labels")
+    if variant is None:
+        return protocol
+    preset = PROTOCOLS[protocol.name]
+    names = [field.name for field in dataclasses.fields(Protocol)]
+    changes = {
+        name: getattr(variant, name) for name in names if getattr(variant, name) != getattr(preset, name)
+    }
+    return dataclasses.replace(protocol, **changes)

@@ -18,13 +18,15 @@ class Teacher:
     Args:
         student: network to copy; the copy never asks for gradients.
         decay: in [0, 1).
-        average_buffers: copy BatchNorm statistics too; off as in DAFormer's released code.
+        copy_buffers: the student's BatchNorm statistics are copied in every update. Without it the copy keeps
+            those it started with, as in DAFormer's released code, whose teacher computes its own in training
+            mode.
     """
 
-    def __init__(self, student: nn.Module, *, decay: float, average_buffers: bool = False) -> None:
+    def __init__(self, student: nn.Module, *, decay: float, copy_buffers: bool = True) -> None:
         self.network = copy.deepcopy(student).requires_grad_(False)
         self.decay = decay
-        self.average_buffers = average_buffers
+        self.copy_buffers = copy_buffers
         self.updates = 0
 
     @torch.no_grad()
@@ -33,7 +35,7 @@ class Teacher:
         weight = 1.0 - min(1.0 - 1.0 / (self.updates + 1), self.decay)
         mine, theirs = list(self.network.parameters()), list(student.parameters())
         torch._foreach_lerp_(mine, [parameter.detach() for parameter in theirs], weight)
-        if self.average_buffers:
+        if self.copy_buffers:
             for target, source in zip(self.network.buffers(), student.buffers(), strict=True):
                 target.copy_(source)
         self.updates += 1

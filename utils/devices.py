@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -86,6 +88,17 @@ def choose_device(name: str, launch: Launch) -> torch.device:
             f"--nproc-per-node {gpus}, or pass --device cpu."
         )
     return torch.device("cuda", launch.local_rank)
+
+
+def gpu_is_usable() -> bool:
+    """Whether this machine shows a GPU and torch can work on it.
+
+    Tried in a process of its own, so that this one holds no memory on the GPU.
+    """
+    if not _has_visible_gpu():
+        return False
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(_cuda_problem).result() is None
 
 
 def _has_visible_gpu() -> bool:

@@ -6,7 +6,6 @@ every rank in the same order. CPU tensors and Python objects travel over gloo, C
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 import threading
 from collections import defaultdict
@@ -27,9 +26,7 @@ from utils.roll_call import RollCall, StalledRankError, looks_like_lost_peers
 
 T = TypeVar("T")
 
-ROLL_CALL_S = (
-    5.0  # how long a rank that saw a collective fail waits for the others to say that they are alive
-)
+NCCL_PATIENCE_S = 120.0  # nccl waits so much longer than gloo, whose failures name the late rank
 CLOSING_S = 10.0  # after an error, how long to wait for the process group to close before leaving it
 
 
@@ -102,10 +99,22 @@ def _open_group(launch: Launch, device: torch.device, timeout_s: float) -> None:
     timeout = timedelta(seconds=timeout_s)
     store, _, _ = next(iter(dist.rendezvous("env://", launch.rank, launch.size, timeout=timeout)))
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(backend, store=store, rank=launch.rank, world_size=launch.size, timeout=timeout)
+    dist.init_process_group(
+        backend,
+        store=store,
+        rank=launch.rank,
+        world_size=launch.size,
+        timeout=group_timeout(backend, timeout_s),
+    )
     control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     roll_call = RollCall(dist.PrefixStore("roll_call", store), launch.rank, launch.size)
     _session = _Session(control, roll_call, timeout_s)
+
+
+def group_timeout(backend: str, timeout_s: float) -> timedelta:
+    """How long a process group of this backend waits: nccl, whose watchdog ends the process without naming
+    anybody, longer than gloo, whose failing collectives call the roll."""
+    return timedelta(seconds=timeout_s + (NCCL_PATIENCE_S if backend == "nccl" else 0.0))
 
 
 def _close_group(patience_s: float | None) -> None:
@@ -189,11 +198,6 @@ def all_reduce_max(t: Tensor) -> Tensor:
     return _all_reduce(t, dist.ReduceOp.MAX, "a maximum over all ranks")
 
 
-def all_reduce_min(t: Tensor) -> Tensor:
-    """Smallest value over the ranks, elementwise, as a new tensor without gradient; "all" for bools."""
-    return _all_reduce(t, dist.ReduceOp.MIN, "a minimum over all ranks")
-
-
 def any_rank(flag: bool, *, what: str) -> bool:
     """Whether the flag is set on any rank; `what` names the decision if a rank does not answer."""
     seen = torch.tensor(int(flag), dtype=torch.int32)  # on the host: no wait for a device
@@ -225,27 +229,22 @@ def all_reduce_sum_differentiable(t: Tensor) -> Tensor:
     return t if world_size() == 1 else _DifferentiableSum.apply(t)
 
 
-def all_gather_concatenate(t: Tensor) -> Tensor:
-    """All ranks' tensors along dim 0, in rank order, on every rank; first dimensions may differ or be 0."""
+def all_gather_equal(t: Tensor) -> Tensor:
+    """All ranks' tensors along dim 0, in rank order, on every rank, as a new tensor without gradient.
+
+    Shapes are the same on all ranks, so no sizes are exchanged and the host does not wait for a GPU.
+    """
     assert t.dim() > 0, "scalars have no first dimension: unsqueeze them"
-    t = t.detach()
+    own = t.detach().contiguous()
     if world_size() == 1:
-        return t.clone()
-    own = torch.tensor([len(t)], dtype=torch.int64, device=t.device)
-    lengths = [int(n) for n in torch.cat(_all_gather(own)).tolist()]
-    padded = t.new_zeros((max(lengths), *t.shape[1:]))
-    padded[: len(t)] = t
-    if padded.numel() == 0:
-        return t.new_zeros((sum(lengths), *t.shape[1:]))
-    carried = padded.to(torch.uint8) if t.dtype is torch.bool else padded
-    parts = _all_gather(carried)
-    return torch.cat([part[:n] for part, n in zip(parts, lengths, strict=True)]).to(t.dtype)
-
-
-def _all_gather(t: Tensor) -> list[Tensor]:
-    parts = [torch.empty_like(t) for _ in range(world_size())]
-    _collective("a gathering from all ranks", lambda: dist.all_gather(parts, t, group=_group_for(t)))
-    return parts
+        return own.clone()
+    carried = own.view(torch.uint8) if own.dtype is torch.bool else own
+    gathered = carried.new_empty((world_size() * len(own), *own.shape[1:]))
+    _collective(
+        "a gathering from all ranks",
+        lambda: dist.all_gather_into_tensor(gathered, carried, group=_group_for(carried)),
+    )
+    return gathered.view(own.dtype)
 
 
 def broadcast_(tensors: Iterable[Tensor], source: int = 0) -> None:
@@ -274,12 +273,6 @@ def broadcast_object(value: T) -> T:
     box: list[Any] = [value]
     _collective("a broadcast", lambda: dist.broadcast_object_list(box, src=0, group=_group_for(None)))
     return box[0]
-
-
-def gather_objects(value: T) -> list[T] | None:
-    """All ranks' values in rank order on rank 0, None on the others."""
-    values = all_gather_objects(value)
-    return values if is_main() else None
 
 
 def all_gather_objects(value: T) -> list[T]:
@@ -365,26 +358,6 @@ def unwrap(module: nn.Module) -> nn.Module:
 def synchronize_buffers_(module: nn.Module) -> None:
     """Overwrites every rank's buffers with rank 0's: before evaluation, labelling and snapshots."""
     broadcast_(unwrap(module).buffers())
-
-
-def check_equal_weights_(module: nn.Module) -> None:
-    """Stops when parameters differ between ranks; for tests and debugging, it copies all weights to the host.
-
-    Raises:
-        RuntimeError: names the first differing parameter and the ranks that differ from rank 0.
-    """
-    named = unwrap(module).named_parameters()
-    digests = {name: _digest(parameter) for name, parameter in named}
-    everyone = all_gather_objects(digests)
-    for name, digest in everyone[0].items():
-        different = [r for r, digests in enumerate(everyone) if digests.get(name) != digest]
-        if different:
-            raise RuntimeError(f"parameter {name} differs from rank 0's on ranks {different}.")
-
-
-def _digest(t: Tensor) -> str:
-    raw = t.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-    return hashlib.sha256(raw.numpy().tobytes()).hexdigest()
 
 
 def shard(n: int, *, rank: int | None = None, size: int | None = None) -> range:

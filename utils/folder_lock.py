@@ -27,8 +27,11 @@ class FolderLock:
     the file system has no locks, that text decides: a dead process of this machine holds nothing.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, what: str = "run folder", option: str = "--snapshot-dir") -> None:
+        """A lock that is not taken yet; messages call the folder of `path` `what`, chosen by `option`."""
         self.path = path
+        self.what = what
+        self.option = option
         self._descriptor: int | None = None
 
     def acquire(self) -> None:
@@ -50,7 +53,7 @@ class FolderLock:
             raise
         if owner:
             logger.warning(
-                "taking over the run folder of process %s on %s", owner.get("pid"), owner.get("host")
+                "taking over the %s of process %s on %s", self.what, owner.get("pid"), owner.get("host")
             )
         self._write_owner(descriptor, _this_process())
         self._descriptor = descriptor
@@ -96,9 +99,9 @@ class FolderLock:
     def _refusal(self, owner: Mapping[str, Any], *, only_text: bool = False) -> UserError:
         remedy = f"; if that process is gone, delete {self.path}" if only_text else ""
         return UserError(
-            f"run folder {self.path.parent} is in use by process {owner.get('pid', '?')} on "
+            f"{self.what} {self.path.parent} is in use by process {owner.get('pid', '?')} on "
             f"{owner.get('host', 'an unknown machine')}; wait for it, stop it, or give another "
-            f"--snapshot-dir{remedy}"
+            f"{self.option}{remedy}"
         )
 
     @staticmethod

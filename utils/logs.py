@@ -8,6 +8,7 @@ import math
 import resource
 import sys
 import time
+from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,17 +18,34 @@ import torch
 
 from utils import pictures
 from utils.errors import UserError
+from utils.files import write_atomically
 
 HANDLER_PREFIX = "segadapt:"  # names of the handlers that `configure` owns on the root logger
 METRICS_FILE = "metrics.jsonl"
+LONGEST_HOLD = 1000  # messages
+
+
+class _Held(logging.Handler):
+    """Keeps the newest messages until there is a file for them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: deque[logging.LogRecord] = deque(maxlen=LONGEST_HOLD)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keeps one message."""
+        self.records.append(record)
 
 
 def configure(rank: int, file: Path | None) -> None:
     """Sends messages to the console (rank 0 from INFO, others from WARNING) and appends them to `file`.
 
-    Calling it again replaces what the call before set up; other handlers stay.
+    Without a file rank 0 keeps them, and the next call with one writes them into it: what a run finds out
+    before its folder is open belongs into its log. Calling it again replaces what the call before set up;
+    other handlers stay.
     """
     root = logging.getLogger()
+    held = [record for handler in root.handlers if isinstance(handler, _Held) for record in handler.records]
     for handler in [h for h in root.handlers if (h.name or "").startswith(HANDLER_PREFIX)]:
         root.removeHandler(handler)
         handler.close()
@@ -38,7 +56,11 @@ def configure(rank: int, file: Path | None) -> None:
     if file is not None:
         to_file = logging.FileHandler(file, encoding="utf-8")
         to_file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {where}%(message)s"))
+        for record in held:
+            to_file.handle(record)
         _add_handler(to_file, "file")
+    elif rank == 0:
+        _add_handler(_Held(), "held")
     root.setLevel(logging.INFO if rank == 0 else logging.WARNING)
 
 
@@ -100,9 +122,7 @@ class MetricLog:
             return
         lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
         kept = [line for line in lines if _iteration_of(line) <= iteration]
-        temporary = file.with_name(f".{file.name}.tmp")
-        temporary.write_text("".join(line + "\n" for line in kept), encoding="utf-8")
-        temporary.replace(file)
+        write_atomically(file, "".join(line + "\n" for line in kept))
 
     def close(self) -> None:
         """Writes out what tensorboard still holds back."""

@@ -40,8 +40,9 @@ class RepeatedSGD(torch.optim.Optimizer):
         momentum: float = 0.9,
         weight_decay: float = 0.0,
         nesterov: bool = True,
+        foreach: bool = True,
     ) -> None:
-        """Defaults of the groups; each may set its own.
+        """Defaults of the groups; each may set its own. `foreach` steps all parameters of a group at once.
 
         Raises:
             ValueError: a multiplicity is not an integer of at least 1.
@@ -55,6 +56,7 @@ class RepeatedSGD(torch.optim.Optimizer):
             "lr_scale": 1.0,
         }
         super().__init__(params, defaults)
+        self.foreach = foreach
         for group in self.param_groups:
             if not isinstance(group["multiplicity"], int) or group["multiplicity"] < 1:
                 raise ValueError(f"multiplicity must be an integer >= 1, not {group['multiplicity']!r}")
@@ -68,8 +70,9 @@ class RepeatedSGD(torch.optim.Optimizer):
                 loss = closure()
         for group in self.param_groups:
             moving = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if moving:
-                self._step_group(moving, group)
+            for together in [moving] if self.foreach else [[parameter] for parameter in moving]:
+                if together:
+                    self._step_group(together, group)
         return loss
 
     def _step_group(self, parameters: list[Tensor], group: ParameterGroup) -> None:
@@ -138,7 +141,7 @@ def build_sgd(
 
         return FusedSGD(groups, **settings)
     if repeated:
-        return RepeatedSGD(groups, **settings)
+        return RepeatedSGD(groups, **settings, foreach=implementation != "off")
     return torch.optim.SGD(groups, **settings, **_kernels(groups, implementation))
 
 

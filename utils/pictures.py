@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from utils.class_spaces import IGNORE_LABEL
-from utils.errors import UserError
+from utils.files import write_atomically
 
 Colour = tuple[int, int, int]
 
@@ -114,7 +113,7 @@ def text_bar(text: str, width: int) -> np.ndarray:
 def write_png(path: Path, array: np.ndarray, palette: Sequence[Colour] | None = None) -> None:
     """Writes (H, W, 3) RGB or (H, W) grey; with a palette (H, W) ids become a palette PNG that keeps the ids.
 
-    The file appears whole or not at all.
+    The file appears whole or not at all; parent folders are made.
 
     Raises:
         UserError: the file cannot be written.
@@ -125,16 +124,7 @@ def write_png(path: Path, array: np.ndarray, palette: Sequence[Colour] | None = 
     if palette is not None:
         assert array.ndim == 2
         picture = _with_palette(picture, palette)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        picture.save(temporary, format="PNG", compress_level=1)
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or fix the rights."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda file: picture.save(file, format="PNG", compress_level=1))
 
 
 def _with_palette(picture: Image.Image, palette: Sequence[Colour]) -> Image.Image:

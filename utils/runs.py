@@ -21,8 +21,9 @@ import torch
 from utils import distributed, logs
 from utils.distributed import World
 from utils.errors import UserError
+from utils.files import write_atomically
 from utils.folder_lock import FolderLock
-from utils.snapshots import SnapshotFolder
+from utils.snapshots import SnapshotFolder, has_snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -106,8 +107,10 @@ def open_run(
     world: World,
     keep: int,
     free_to_change: frozenset[str],
+    used_at_start: frozenset[str] = frozenset(),
     resume: str = "auto",
     command_line: str = "",
+    facts: Mapping[str, Any] | None = None,
     tensorboard: bool = True,
 ) -> Iterator[Run]:
     """Locks the run folder, checks that it belongs to these arguments, and starts the logs.
@@ -118,8 +121,10 @@ def open_run(
         world: rank 0 does the work, the others learn what came of it.
         keep: snapshots that survive rotation.
         free_to_change: names of arguments that may differ from those the folder was started with.
+        used_at_start: names that may differ too once the folder has a snapshot, which replaces what they say.
         resume: "auto" continues a folder's run; "never" refuses a folder that has one.
         command_line: recorded for the reader.
+        facts: what the arguments came to, as plain values, recorded with this start.
         tensorboard: write event files too.
 
     Raises:
@@ -131,7 +136,10 @@ def open_run(
     error, done = None, None
     if world.is_main:
         try:
-            done = _prepare(folder, lock, arguments, world, free_to_change, resume, command_line)
+            if has_snapshots(folder):
+                free_to_change |= used_at_start
+            start = {**_circumstances(world), "command_line": command_line, "facts": dict(facts or {})}
+            done = _prepare(folder, lock, arguments, start, free_to_change, resume)
         except UserError as refused:
             error = str(refused)
         except OSError as failed:
@@ -156,12 +164,11 @@ def _prepare(
     folder: Path,
     lock: FolderLock,
     arguments: Mapping[str, Any],
-    world: World,
+    start: Mapping[str, Any],
     free_to_change: frozenset[str],
     resume: str,
-    command_line: str,
 ) -> dict[str, Any] | None:
-    """Rank 0's part of opening: everything that may refuse first, then the record of this start.
+    """Rank 0's part of opening: everything that may refuse first, then the record of this `start`.
 
     Returns:
         What DONE says, unless the run is continued to a later stop.
@@ -177,9 +184,11 @@ def _prepare(
             "--snapshot-dir, or leave out --resume never to continue it"
         )
     changed = {} if record is None else _compare(folder, record["arguments"], settings, free_to_change)
-    start = {"time": _now(), **_circumstances(world), "command_line": command_line, "changed": changed}
-    starts = [*([] if record is None else record["starts"]), start]
-    _write_json(file, {"arguments": settings, "command_line": command_line, "starts": starts})
+    starts = [
+        *([] if record is None else record["starts"]),
+        {"time": _now(), **start, "changed": changed},
+    ]
+    _write_json(file, {"arguments": settings, "command_line": start["command_line"], "starts": starts})
     (folder / PREEMPTED).unlink(missing_ok=True)
     return _finished(folder, settings)
 
@@ -291,13 +300,7 @@ def _git_revision() -> str | None:
 
 
 def _write_json(file: Path, content: Mapping[str, Any]) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    with temporary.open("w", encoding="utf-8") as stream:
-        json.dump(content, stream, indent=1)
-        stream.write("\n")
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(file)
+    write_atomically(file, json.dumps(content, indent=1) + "\n", durable=True)
 
 
 def _now() -> str:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import pickle
 import re
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, BinaryIO, TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from utils.errors import UserError
+from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
 
@@ -35,35 +35,7 @@ def save(path: Path, state: dict[str, Any]) -> None:
     Raises:
         UserError: the folder cannot be written or the disk is full; the old file is untouched.
     """
-    _replace(path, lambda file: torch.save(state, file))
-
-
-def _replace(path: Path, write: Callable[[BinaryIO], None]) -> None:
-    """Temporary name in the same folder, flush to disk, rename, flush the folder."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; free space or fix the rights."
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    _flush_folder(path.parent)
-
-
-def _flush_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError:
-        logger.debug("%s cannot be flushed as a folder; its file system orders renames itself", folder)
-    finally:
-        os.close(descriptor)
+    write_atomically(path, lambda file: torch.save(state, file), durable=True)
 
 
 def read(path: Path) -> dict[str, Any]:
@@ -220,6 +192,11 @@ def _iteration_files(folder: Path) -> dict[int, Path]:
     return {int(match.group(1)): file for match, file in found.items() if match is not None}
 
 
+def has_snapshots(folder: Path) -> bool:
+    """Whether a run folder holds a snapshot, good or damaged."""
+    return bool(_iteration_files(folder))
+
+
 class SnapshotFolder:
     """The snapshots of one run: `iteration_0025000.pth`, and the pointer files `last` and `best`.
 
@@ -284,7 +261,7 @@ class SnapshotFolder:
 
     def _point(self, pointer: str, path: Path, text: str) -> None:
         content = f"{path.name}\n{text}\n" if text else f"{path.name}\n"
-        _replace(self.folder / pointer, lambda file: file.write(content.encode()) and None)
+        write_atomically(self.folder / pointer, content, durable=True)
 
     def _rotate(self, iteration: int) -> None:
         """Removes old snapshots and the half-written files of killed runs; newer files stay."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from data_loaders.demo_city.ids import cityscapes_palette, cityscapes_table, synthia_table
+from utils.files import write_atomically
 
 _CITIES = {  # invented; as in the real set, no city is in both splits
     "train": ("ahrenbruck", "dunkelau", "falkenrode", "immerfurt", "lindenmark", "seewalde"),
@@ -65,8 +65,8 @@ def write_picture(root: Path, target: Target, picture: np.ndarray, label: np.nda
         label: (H, W) uint8 painted ids (`ids.Id`).
     """
     encode = {"game": _encode_palette, "camera": _encode_grey, "synthia": _encode_synthia}[target.domain]
-    _replace(root / target.label, encode(label))
-    _replace(root / target.image, _encode_png(picture[..., ::-1]))
+    write_atomically(root / target.label, encode(label))
+    write_atomically(root / target.image, _encode_png(picture[..., ::-1]))
 
 
 def _encode_palette(label: np.ndarray) -> bytes:
@@ -107,14 +107,6 @@ def _encode_png(pixels: np.ndarray) -> bytes:
     done, data = cv2.imencode(".png", pixels, [cv2.IMWRITE_PNG_COMPRESSION, _COMPRESSION])
     assert done, f"OpenCV cannot encode {pixels.shape} {pixels.dtype}"
     return data.tobytes()
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Writes to a temporary name beside `path` and renames."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_bytes(data)
-    temporary.replace(path)
 
 
 def data_folders(domains: Sequence[str]) -> list[str]:

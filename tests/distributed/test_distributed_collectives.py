@@ -29,32 +29,28 @@ def exchange(world: distributed.World) -> None:
     assert distributed.all_reduce_sum(values).tolist() == [3.0, 10.0]
     assert not distributed.all_reduce_sum(values).requires_grad
     assert distributed.all_reduce_max(values).tolist() == [2.0, 10.0]
-    assert distributed.all_reduce_min(values).tolist() == [1.0, 0.0]
     assert distributed.all_reduce_mean(values).tolist() == [1.5, 5.0]
     assert values.tolist() == [1.0 + r, 10.0 * r]
     flags = torch.tensor([r == 0, False])
     assert distributed.all_reduce_sum(flags).tolist() == [1, 0]
     assert distributed.all_reduce_max(flags).tolist() == [True, False]
-    assert distributed.all_reduce_min(flags).tolist() == [False, False]
     assert distributed.any_rank(r == 1, what="iteration 1")
     assert not distributed.any_rank(False, what="iteration 2")
     assert distributed.broadcast_object({"from": r}) == {"from": 0}
     assert distributed.all_gather_objects(f"rank {r}") == ["rank 0", "rank 1"]
-    assert distributed.gather_objects(r) == ([0, 1] if r == 0 else None)
     assert list(distributed.shard(5)) == ([0, 1] if r == 0 else [2, 3, 4])
     distributed.barrier("the exchange")
 
 
 def concatenate(world: distributed.World) -> None:
-    """Unequal and empty first dimensions; several types in one broadcast."""
+    """Several types, one of them not contiguous, gathered and in one broadcast."""
     r = world.rank
-    rows = torch.arange(6 * (r + 1), dtype=torch.int64).view(-1, 2, 3) + 100 * r
-    gathered = distributed.all_gather_concatenate(rows)
-    assert gathered[:, 0, 0].tolist() == [0, 100, 106]
-    only_second = torch.full((3 * r, 2), 7.0)
-    assert distributed.all_gather_concatenate(only_second).tolist() == [[7.0, 7.0]] * 3
-    assert distributed.all_gather_concatenate(torch.zeros(0, 4)).shape == (0, 4)
-    assert distributed.all_gather_concatenate(torch.tensor([r == 0])).tolist() == [True, False]
+    tables = torch.arange(6.0).view(3, 2).t() + 10 * r  # not contiguous
+    both = distributed.all_gather_equal(tables.requires_grad_())
+    assert both.tolist() == [[0, 2, 4], [1, 3, 5], [10, 12, 14], [11, 13, 15]]
+    assert not both.requires_grad
+    assert distributed.all_gather_equal(torch.tensor([r == 0])).tolist() == [True, False]
+    assert distributed.all_gather_equal(torch.tensor([r], dtype=torch.uint8)).tolist() == [0, 1]
     tensors = [
         torch.full((2,), float(r)),
         torch.tensor(r + 5),
@@ -93,13 +89,20 @@ class Toy(nn.Module):
         return self.last(self.frozen(x)).mean()
 
 
+def assert_equal_weights(module: nn.Module) -> None:
+    """The same parameters on both ranks."""
+    weights = [parameter.tolist() for parameter in module.parameters()]
+    first, second = distributed.all_gather_objects(weights)
+    assert first == second
+
+
 def train(world: distributed.World) -> None:
     """Ranks start from rank 0's weights, average gradients, keep their own buffers until told otherwise."""
     torch.manual_seed(world.rank)
     toy = Toy()
     wrapped = distributed.wrap_data_parallel(toy, world.device)
     assert distributed.unwrap(wrapped) is toy
-    distributed.check_equal_weights_(wrapped)
+    assert_equal_weights(wrapped)
     wrapped(torch.full((2, 3), 1.0 + world.rank)).backward()
     first = distributed.all_gather_objects(toy.last.weight.grad.tolist())
     assert first[0] == first[1]
@@ -115,10 +118,7 @@ def train(world: distributed.World) -> None:
     torch.testing.assert_close(toy.last.weight.grad, 2 * torch.tensor(first[0]))
     frozen = Toy().requires_grad_(False)
     assert distributed.wrap_data_parallel(frozen, world.device) is frozen
-    distributed.check_equal_weights_(frozen)
-    toy.last.bias.data += world.rank
-    with pytest.raises(RuntimeError, match=r"parameter last.bias differs .* ranks \[1\]"):
-        distributed.check_equal_weights_(wrapped)
+    assert_equal_weights(frozen)
 
 
 def everything(world: distributed.World) -> None:

@@ -172,7 +172,12 @@ class TestLabels:
         ids = np.array(Image.open(path))
         ids[:2, :3] = [77, 77, 201]
         Image.fromarray(ids).save(path)
-        expected = ("{77, 201} (6 of 3072 pixels)", str(path), "label ids of gta5", "of another data set?")
+        expected = (
+            "{77, 201} (6 of 3072 pixels)",
+            str(path),
+            "label ids of cityscapes",
+            "of another data set?",
+        )
         refused(train_ms, training(data), *expected)
         refused(prepare_data, ["check", "gta5", "--data-root", data], "first 77 in 00001.png")
 

@@ -10,6 +10,8 @@ import pytest
 import torch
 
 import evaluate
+from data_loaders.decoding import map_label, read_raw_label, write_label_png
+from data_loaders.description import load_description
 from tests.distributed.launching import run_processes
 from tests.toy_cityscapes import draw_cityscapes, small_network, write_snapshot
 from utils.class_spaces import class_space
@@ -118,6 +120,24 @@ def test_label_folder_is_scored_beside_a_network(
     assert "label PNGs" in capsys.readouterr().out
     network, folder = json.loads(found.read_text())["runs"]
     assert network["confusion"] == folder["confusion"]
+
+
+def test_label_folder_of_finer_classes_is_scored_on_the_coarse_ones(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = load_description("cityscapes").label_table("cityscapes19")
+    for path in (data / "cityscapes" / "gtFine").rglob("*_labelIds.png"):
+        name = path.name.replace("gtFine_labelIds", "leftImg8bit")
+        write_label_png(tmp_path / "labels" / name, map_label(read_raw_label(path, "index"), table))
+    words = ("--label-folder", tmp_path / "labels", "--classes", "idd7")
+    found = tmp_path / "scores.json"
+    merged = (*words, "--label-classes", "cityscapes19", "--json", found)
+    assert evaluate.main(arguments(data, *merged, "--pictures", 1, "--pictures-dir", tmp_path / "p")) == 0
+    assert json.loads(found.read_text())["runs"][0]["mIoU"] == 100
+    assert len(list((tmp_path / "p").rglob("*.png"))) == 1
+    assert evaluate.main(arguments(data, *words)) == 2  # ids of 19 classes are none of 7
+    assert evaluate.main(arguments(data, "--restore-from", tmp_path, "--label-classes", "idd7")) == 2
+    assert "--label-classes says what a --label-folder holds" in capsys.readouterr().err
 
 
 def test_worst_images_are_drawn(data: Path, snapshot: Path, tmp_path: Path) -> None:

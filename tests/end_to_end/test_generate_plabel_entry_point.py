@@ -10,9 +10,11 @@ import pytest
 import generate_plabel
 from data_loaders.description import load_description
 from data_loaders.discovery import find_files
+from networks import NetworkSpec, build
 from tests.distributed.launching import run_processes
 from tests.toy_cityscapes import draw_cityscapes, small_network, write_snapshot
-from trainers.labelling import MANIFEST, check_pseudo_labels
+from trainers.label_checks import check_pseudo_labels
+from trainers.labelling import LOCK_FILE, MANIFEST
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(folder)): path.read_bytes()
         for path in folder.rglob("*")
-        if path.is_file() and path.name != MANIFEST
+        if path.is_file() and path.name not in (MANIFEST, LOCK_FILE)
     }
 
 
@@ -46,8 +48,7 @@ def test_labels_lie_where_stage_two_looks_and_pass_its_check(
     assert generate_plabel.main(arguments(data, snapshot.parent)) == 0
     folder = snapshot.parent / "pseudo_labels" / "cityscapes_train"
     files = find_files(load_description("cityscapes"), split="train", data_root=data, labels="never")
-    found, manifest = check_pseudo_labels(folder, files, "cityscapes19")
-    assert found == folder
+    manifest = check_pseudo_labels(folder, files, "cityscapes19").manifest
     assert manifest["snapshot"] == str(snapshot)
     assert manifest["iteration"] == 7
     printed = capsys.readouterr().out
@@ -58,8 +59,30 @@ def test_labels_lie_where_stage_two_looks_and_pass_its_check(
 def test_original_option_names_are_understood(data: Path, snapshot: Path, tmp_path: Path) -> None:
     words = ("--set", "train", "--threshold", 0.3, "--data-dir", data / "cityscapes")
     assert generate_plabel.main(arguments(data, snapshot, *words)) == 0
-    folder = snapshot.parent / "pseudo_labels" / "cityscapes_train_t0.30"
+    folder = snapshot.parent / "pseudo_labels" / "cityscapes_train_t0.3"
     assert json.loads((folder / MANIFEST).read_text())["threshold"] == 0.3
+
+
+def test_original_input_size_is_the_base_size_and_the_two_names_cannot_contradict(
+    data: Path, snapshot: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = arguments(data, snapshot, "--input-size-target", "48,24")
+    assert generate_plabel.parse_args(words).base_size == (48, 24)
+    assert generate_plabel.parse_args([*words, "--base-size", "48x24"]).base_size == (48, 24)
+    assert generate_plabel.main([*words, "--base-size", "64,32"]) == 2
+    assert "contradicts --base-size" in capsys.readouterr().err
+    assert generate_plabel.parse_args(arguments(data, snapshot)).base_size is None
+
+
+def test_uncertainty_of_a_network_with_one_head_is_refused_before_anything_is_written(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"dilations": [1, 2]}
+    network = build(NetworkSpec("deeplab_oracle", "resnet18_quarter", 19, "cityscapes19", options))
+    snapshot = write_snapshot(tmp_path / "run" / "iteration_0000001.pth", network)
+    assert generate_plabel.main(arguments(data, snapshot, "--extras", "uncertainty")) == 2
+    assert "this network has one" in capsys.readouterr().err
+    assert not (snapshot.parent / "pseudo_labels").exists()
 
 
 def test_one_and_two_processes_write_the_same_files(data: Path, snapshot: Path, tmp_path: Path) -> None:

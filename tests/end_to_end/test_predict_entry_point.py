@@ -11,6 +11,7 @@ import pytest
 import predict
 from tests.distributed.launching import run_processes
 from tests.toy_cityscapes import small_network, write_snapshot
+from trainers import inference
 
 
 @pytest.fixture
@@ -81,6 +82,28 @@ def test_protocol_of_fixed_output_size_still_gives_the_images_size(
     words = (photos / "b.png", "--protocol", "mrnet-cityscapes", "--base-size", "64,32")
     assert predict.main(arguments(snapshot, tmp_path / "out", *words)) == 0
     assert read(tmp_path / "out" / "b.png").shape == (33, 47)
+
+
+def test_image_is_squeezed_only_into_a_size_that_was_asked_for(
+    snapshot: Path, photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen = []
+    resize = inference.resize_image
+
+    def record(image: np.ndarray, size: tuple[int, int], resampling: str) -> np.ndarray:
+        seen.append(size)
+        return resize(image, size, resampling)
+
+    monkeypatch.setattr(inference, "resize_image", record)
+    asked = {
+        "remembered": (),
+        "base": ("--base-size", "64,32"),
+        "protocol": ("--protocol", "mrnet"),
+    }
+    for name, words in asked.items():
+        command = arguments(snapshot, tmp_path / name, photos / "a.jpg", "--num-workers", 0, *words)
+        assert predict.main(command) == 0
+    assert seen == [(55, 37), (69, 46), (64, 32), (80, 40), (64, 32), (80, 40)]  # a.jpg is 60x40
 
 
 def test_two_processes_write_the_same_files(snapshot: Path, photos: Path, tmp_path: Path) -> None:

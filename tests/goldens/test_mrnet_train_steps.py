@@ -18,6 +18,7 @@ from networks.spec import NetworkSpec
 from trainers.base import LoopSettings
 from trainers.memory import MemoryRegularizedTrainer, MemorySettings
 from trainers.rectified import RectifiedTrainer
+from utils.class_spaces import IGNORE_LABEL
 from utils.distributed import World
 
 TRAINERS = {"memory_regularisation": MemoryRegularizedTrainer, "rectified": RectifiedTrainer}
@@ -123,6 +124,10 @@ def test_iterations_match_the_authors_trainer(case: str) -> None:
         assert expected.pop("i_iter") == iteration
         for column, value in expected.items():
             ours = terms.get(COLUMNS[column], 0.0)
+            if column == "val_loss" and np.isnan(value):  # the reference divides by zero; ours is 0
+                assert (arrays[f"{case}/labels_t_{step}"] == IGNORE_LABEL).all()
+                assert terms[COLUMNS[column]] == 0
+                continue
             np.testing.assert_allclose(ours, value, rtol=1e-6, err_msg=f"{column} at iteration {iteration}")
         np.testing.assert_allclose(
             trainer.class_weights.weight.numpy(), arrays[f"{case}/class_weight_{step}"], rtol=1e-12

@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from torchvision import models
 
+import prepare_data
 from data_loaders.decoding import write_label_png
 from data_loaders.statistics import read_label_info
 from prepare_data import main
@@ -45,6 +46,16 @@ def test_check_passes_a_sound_copy_and_writes_the_list(gta: Path, capsys: pytest
     assert main([*arguments, "--list", str(gta / "lists/good.txt")]) == 0
 
 
+def test_check_refuses_an_unwritable_list_before_it_decodes(
+    gta: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(prepare_data, "check_files", None)
+    (gta / "file").write_text("")
+    for place in (gta / "file/good.txt", gta):
+        assert main(["check", "gta5", "--data-root", str(gta), "--write-list", str(place)]) == 2
+    assert capsys.readouterr().err.count("error: cannot write") == 2
+
+
 def test_check_reports_everything_before_it_fails(gta: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (gta / "gta5/labels/00000.png").unlink()
     (gta / "gta5/images/00001.png").write_bytes(b"")
@@ -70,8 +81,36 @@ def test_statistics_writes_four_files(gta: Path, capsys: pytest.CaptureFixture[s
     assert main(arguments) == 0
     assert "  0 road                             4  33.333%       4" in capsys.readouterr().out
     names = {"sample_class_stats.json", "sample_class_stats_dict.json", "samples_with_class.json"}
-    assert {path.name for path in (gta / "s").iterdir()} == names | {"gta5_label_info.p"}
-    assert read_label_info(gta / "s/gta5_label_info.p").file_to_label["00003.png"] == [0, 13, 18]
+    assert {path.name for path in (gta / "s").iterdir()} == names | {"gtav_label_info.p"}
+    assert read_label_info(gta / "s/gtav_label_info.p").file_to_label["00003.png"] == [0, 13, 18]
+
+
+def test_statistics_compares_with_files_made_elsewhere(gta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["statistics", "gta5", "--data-root", str(gta), "--num-workers", "0"]
+    assert main(arguments) == 0
+    made = [str(gta / "gta5/gtav_label_info.p"), str(gta / "gta5/sample_class_stats_dict.json")]
+    again = [*arguments, "--output", str(gta / "again"), "--compare", *made]
+    capsys.readouterr()
+    assert main(again) == 0
+    assert capsys.readouterr().out.count("4 images, the same classes as here") == 2
+    write_label_png(gta / "gta5/labels/00001.png", np.array([[7, 7], [0, 33]], np.uint8))
+    (gta / "gta5/labels/00002.png").unlink()
+    (gta / "gta5/images/00002.png").unlink()
+    assert main(again) == 0
+    output = capsys.readouterr().out
+    assert "1 differ (first 00001: [0, 13, 18] there, [0, 18] here), 1 only there, 0 only here" in output
+    assert "first 00001: {0: 1, 13: 1, 18: 1} there, {0: 2, 18: 1} here" in output
+
+
+def test_statistics_refuses_a_hostile_table_before_it_counts(
+    gta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (gta / "evil_label_info.p").write_bytes(b"cos\nsystem\n(S'echo'\ntR.")
+    arguments = ["statistics", "gta5", "--data-root", str(gta), "--num-workers", "0"]
+    assert main([*arguments, "--compare", str(gta / "evil_label_info.p")]) == 2
+    output = capsys.readouterr()
+    assert "it asks for os.system" in output.err
+    assert output.out == ""
 
 
 def test_weights_says_what_to_fetch(capsys: pytest.CaptureFixture[str]) -> None:
@@ -84,7 +123,26 @@ def test_weights_says_what_to_fetch(capsys: pytest.CaptureFixture[str]) -> None:
 def test_weights_check_names_an_imagenet_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     torch.save(models.resnet18(weights=None).state_dict(), tmp_path / "r.pth")
     assert main(["weights", "check", str(tmp_path / "r.pth")]) == 0
-    assert "ResNet ImageNet file with torchvision's keys" in capsys.readouterr().out
+    assert "ResNet ImageNet file with torchvision's keys, complete for resnet18;" in capsys.readouterr().out
+
+
+def test_weights_check_refuses_half_an_imagenet_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    halves = {
+        "caffe": {"Scale.conv1.weight": torch.zeros(64, 3, 7, 7)},
+        "resnet": {
+            name: value
+            for name, value in models.resnet18(weights=None).state_dict().items()
+            if not name.startswith("layer3.")
+        },
+    }
+    for name, state in halves.items():
+        torch.save(state, tmp_path / f"{name}.pth")
+        assert main(["weights", "check", str(tmp_path / f"{name}.pth")]) == 2
+    errors = capsys.readouterr().err
+    assert "does not fit resnet101_caffe" in errors
+    assert "does not fit resnet18: 25 entries are missing, first layer3.0.conv1.weight" in errors
 
 
 def test_weights_check_refuses_what_is_no_weights_file(

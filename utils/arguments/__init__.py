@@ -8,6 +8,7 @@ args = parse(parser, argv)
 
 from utils.arguments.checks import (
     FREE_TO_CHANGE,
+    USED_AT_START,
     as_settings,
     batch_line,
     check_arguments,
@@ -42,6 +43,7 @@ from utils.arguments.training_options import (
 )
 from utils.arguments.values import (
     boolean_word,
+    decay,
     existing_file,
     existing_folder,
     existing_path,
@@ -58,6 +60,7 @@ from utils.arguments.values import (
 
 __all__ = [
     "FREE_TO_CHANGE",
+    "USED_AT_START",
     "Parser",
     "add_batch_norm_arguments",
     "add_data_arguments",
@@ -83,6 +86,7 @@ __all__ = [
     "check_arguments",
     "check_batch",
     "check_num_classes",
+    "decay",
     "existing_file",
     "existing_folder",
     "existing_path",

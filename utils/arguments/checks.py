@@ -12,14 +12,20 @@ from utils.errors import UserError
 
 BOOKKEEPING = frozenset({"argv", "script", "command_line", "recipe", "given", "published_batch"})
 
-# May differ when a run folder is continued: where data lies, how it is read, what is reported.
+# May differ when a run folder is continued: where data lies, how it is read, what is measured and reported.
+# Lists and pseudo labels are compared by their content instead (`trainers.run_state.check_contents`).
 FREE_TO_CHANGE = frozenset(
     {
         "data_root", "source_root", "target_root", "evaluation_root", "num_workers", "strict",
+        "source_list", "target_list", "pseudo_label_dir", "threshold",
+        "evaluation_list", "evaluation_split", "protocol",
         "snapshot_dir", "resume", "save_pred_every", "keep_snapshots", "log_every", "evaluate_every",
         "pictures_every", "tensorboard", "device", "timeout_seconds",
     }
 )  # fmt: skip
+
+# May differ too once the folder has a snapshot, which then fills the network in their place.
+USED_AT_START = frozenset({"restore_from", "backbone_weights"})
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -30,7 +36,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     """
     _check_start(args)
     _check_steps(args)
+    _check_optimizer(args)
     _check_class_balance(args)
+    _check_pixels(args)
     _check_target_terms(args)
     _check_networks(args)
 
@@ -142,12 +150,27 @@ def _check_steps(args: argparse.Namespace) -> None:
         warn(f"--warm-up {args.warm_up} does not end before --num-steps-stop {args.num_steps_stop}")
 
 
+def _check_optimizer(args: argparse.Namespace) -> None:
+    if getattr(args, "optimizer", "sgd") != "adamw":
+        return
+    if _given(args, "momentum"):
+        warn("--momentum has no effect with --optimizer adamw")
+    if _given(args, "quirks") and args.quirks == "published":
+        warn("--optimizer adamw steps every parameter once: the published repeated steps are sgd's")
+
+
 def _check_class_balance(args: argparse.Namespace) -> None:
     if getattr(args, "class_balance", True):
         return
     for name in ("often_balance", "max_value"):
         if _given(args, name) and getattr(args, name):
             warn(f"--{name.replace('_', '-')} has no effect without --class-balance")
+
+
+def _check_pixels(args: argparse.Namespace) -> None:
+    rectified = getattr(args, "pseudo_label_loss", "plain") == "rectified"
+    if rectified and _given(args, "only_hard_label") and args.only_hard_label > 0:
+        warn("--only-hard-label has no effect with --pseudo-label-loss rectified, which weighs every pixel")
 
 
 def _check_target_terms(args: argparse.Namespace) -> None:

@@ -52,14 +52,18 @@ def add_labelled_size_argument(add: Callable[..., Any], input_size: str) -> None
 
 
 def add_target_arguments(
-    parser: Parser, *, target: str = "cityscapes", input_size: str = "1024,512", only_domain: bool = False
+    parser: Parser,
+    *,
+    target: str = "cityscapes",
+    input_size: str | None = "1024,512",
+    only_domain: bool = False,
 ) -> None:
     """The unlabelled domain and where it is evaluated.
 
     Args:
         parser: gets the options.
         target: default dataset.
-        input_size: default of --input-size-target.
+        input_size: default of --input-size-target; None: a protocol decides, there is no such option.
         only_domain: the script reads no source, so the originals' --data-dir and --data-list mean the target.
     """
     add = parser.add_argument_group("target domain (no labels are read)").add_argument
@@ -82,13 +86,14 @@ def add_target_arguments(
         help="image names, one a line (default: all of the split)",
     )
     add("--target-split", "--set", default="train", metavar="NAME", help="split to adapt to")
-    add(
-        "--input-size-target",
-        type=values.size_wh,
-        default=input_size,
-        metavar="W,H",
-        help="width,height in pixels that target images are resized to",
-    )
+    if input_size is not None:
+        add(
+            "--input-size-target",
+            type=values.size_wh,
+            default=input_size,
+            metavar="W,H",
+            help="width,height in pixels that target images are resized to",
+        )
     suffixes = ("-target", "") if only_domain else ("-target",)
     for suffix in suffixes:
         _add_moved(parser, f"--data-dir{suffix}", "target_root", values.existing_folder)
@@ -191,7 +196,7 @@ def add_reading_arguments(parser: Parser) -> None:
         "--strict",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="missing or unreadable files are errors; otherwise up to 0.5 %% are skipped and listed",
+        help="a pair without image or label is an error; otherwise up to 0.5 %% are skipped and listed",
     )
     add(
         "--num-workers",
@@ -226,8 +231,11 @@ def add_pseudo_label_arguments(parser: Parser) -> None:
         default="rectified",
         help="weigh each pixel by the agreement of the two heads, or train on all alike",
     )
-    parser.add_original(
-        "--threshold", "no effect: pseudo labels are chosen by --pseudo-label-dir", type=values.fraction
+    add(
+        "--threshold",
+        type=values.fraction,
+        metavar="P",
+        help="stop unless the labels were made with this threshold (default: any)",
     )
 
 

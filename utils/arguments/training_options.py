@@ -108,7 +108,8 @@ def add_optimizer_arguments(parser: Parser) -> None:
         "--optimizer",
         choices=("sgd", "adamw"),
         default="sgd",
-        help="of the segmentation network; sgd has Nesterov momentum",
+        help="of the segmentation network; sgd has Nesterov momentum and, with --quirks published, steps "
+        "some parameters several times; adamw never does",
     )
     add(
         "--learning-rate",
@@ -141,7 +142,7 @@ def add_optimizer_arguments(parser: Parser) -> None:
     )
     add(
         "--ema-decay",
-        type=values.fraction,
+        type=values.decay,
         default=0.0,
         metavar="A",
         help="keep a teacher, a moving average of the weights (evaluate.py --weights teacher); 0: none",
@@ -276,7 +277,7 @@ def add_memory_arguments(parser: Parser) -> None:
         "--unweighted-terms",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="compute and log terms of weight 0 too; slower",
+        help="compute and log the adversarial terms also at weight 0; slower",
     )
 
 

@@ -73,6 +73,14 @@ def fraction(text: str) -> float:
     return value
 
 
+def decay(text: str) -> float:
+    """A share in [0, 1): at 1 an average would never move."""
+    value = number(text)
+    if not 0 <= value < 1:
+        raise ArgumentTypeError(f"must be 0 or more and below 1, got {text}")
+    return value
+
+
 def percentile(text: str) -> float:
     """A percentage in [0, 100]."""
     value = number(text)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from benchmarks import training_step
 from benchmarks.harness import Result, compare, format_results
 
 
@@ -19,3 +21,9 @@ def test_both_ways_are_measured_in_turn() -> None:
     turns = [name for name, before in zip(order, ["", *order], strict=False) if name != before]
     assert turns[-4:] == ["plain", "fast", "plain", "fast"]
     assert result.ratio == pytest.approx(result.plain_s / result.fast_s)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="it takes minutes where there is a GPU to measure")
+def test_the_training_step_says_that_it_needs_a_gpu(capsys: pytest.CaptureFixture[str]) -> None:
+    assert training_step.run() == []
+    assert "no CUDA device" in capsys.readouterr().err

@@ -38,7 +38,7 @@ def test_known_ids_pass(values: tuple[int, ...]) -> None:
 
 
 def test_unknown_ids_are_named_with_values_file_and_expectation() -> None:
-    words = r"label values \{35, 200\} \(3 of 4 pixels\) in d/a.png are not label ids of gta5 \(0..34, 255\)"
+    words = r"label values \{35, 200\} \(3 of 4 pixels\) in d/a.png are not label ids of cityscapes \(0..34"
     with pytest.raises(UserError, match=words):
         check_label_values(raw(35, 200, 200, 7), load_description("gta5"), Path("d/a.png"))
 
@@ -69,6 +69,18 @@ def test_raw_ids_read_as_train_ids_point_to_the_train_id_file() -> None:
 def test_a_file_of_another_kind_names_the_one_that_was_meant(name: str, meant: str) -> None:
     with pytest.raises(UserError, match=rf"did you mean {meant}\?"):
         check_label_values(raw(1), load_description("cityscapes"), Path(name))
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "boulder_colorado_000001_000019_gtFine_labelIds.png",
+        "instanceIds_of_a_town_gtFine_labelIds.png",
+        "labelTrainIds_0001.png",
+    ],
+)
+def test_only_the_end_of_a_file_name_says_what_it_holds(name: str) -> None:
+    check_label_values(raw(1), load_description("cityscapes"), Path(name))
 
 
 def test_a_raw_file_in_a_train_id_layout_names_the_converted_one() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from PIL import Image
 
-from data_loaders.decoding import map_label, read_image, read_raw_label, write_label_png
+from data_loaders.decoding import (
+    map_label,
+    read_image,
+    read_raw_label,
+    unknown_table,
+    unknown_values,
+    write_label_png,
+)
 from utils.errors import UserError
 
 IDS = np.array([[0, 7, 33], [255, 1, 2]], np.uint8)
@@ -38,6 +46,47 @@ def test_a_truncated_image_is_refused_with_its_name(tmp_path: Path, suffix: str)
     path.write_bytes(path.read_bytes()[:-200])
     with pytest.raises(UserError, match=rf"cut.{suffix} is truncated"):
         read_image(path)
+
+
+def photograph(thumbnail: bytes = b"") -> bytes:
+    """A noisy JPEG, with an EXIF block that asks for a turn by 90 degrees and holds a thumbnail."""
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 3), np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    exif[0x010E] = thumbnail
+    file = io.BytesIO()
+    Image.fromarray(noise).save(file, format="JPEG", exif=exif)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_an_orientation_entry_does_not_turn_an_image(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"turned.{suffix}"
+    picture = Image.open(io.BytesIO(photograph()))
+    picture.save(path, exif=picture.getexif(), quality=95)
+    expected = np.asarray(Image.open(path))
+    assert expected.shape == read_image(path).shape == (48, 64, 3)
+    assert np.abs(read_image(path).astype(int) - expected).mean() < 1
+
+
+def test_whatever_follows_the_end_of_a_picture_does_not_matter(tmp_path: Path) -> None:
+    picture = Image.open(io.BytesIO(photograph()))
+    for suffix in ("jpg", "png"):
+        path = tmp_path / f"a.{suffix}"
+        picture.save(path)
+        expected = read_image(path)
+        path.write_bytes(path.read_bytes() + bytes(5000))
+        np.testing.assert_array_equal(read_image(path), expected)
+
+
+def test_the_end_of_a_thumbnail_is_not_the_end_of_the_picture(tmp_path: Path) -> None:
+    whole = photograph(thumbnail=b"\xff\xd8 a small picture \xff\xd9")
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    assert read_image(tmp_path / "whole.jpg").shape == (48, 64, 3)
+    for left in (len(whole) - 200, 400, 30):
+        (tmp_path / "cut.jpg").write_bytes(whole[:left])
+        with pytest.raises(UserError, match=r"cut.jpg is truncated"):
+            read_image(tmp_path / "cut.jpg")
 
 
 @pytest.mark.parametrize(
@@ -117,6 +166,14 @@ def test_an_unknown_encoding_names_the_known_ones(tmp_path: Path) -> None:
 @given(arrays(np.uint8, (5, 7)), arrays(np.uint8, (256,)))
 def test_mapping_is_a_table_lookup(raw: np.ndarray, table: np.ndarray) -> None:
     np.testing.assert_array_equal(map_label(raw, table), table[raw])
+
+
+@given(arrays(np.uint8, (5, 7), elements=st.integers(0, 9)), st.sets(st.integers(0, 9)))
+def test_unknown_values_are_counted(label: np.ndarray, known: set[int]) -> None:
+    values, counts = np.unique(label, return_counts=True)
+    expected = {v: n for v, n in zip(values.tolist(), counts.tolist(), strict=True) if v not in known}
+    for view in (label, label[:, ::-1]):
+        assert unknown_values(view, unknown_table(known)) == expected
 
 
 @given(st.integers(1, 40), st.integers(1, 40))

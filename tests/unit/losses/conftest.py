@@ -48,5 +48,5 @@ def two_ranks(monkeypatch: pytest.MonkeyPatch) -> Ranks:
     ranks = Ranks(2)
     monkeypatch.setattr(distributed, "world_size", lambda: ranks.size)
     monkeypatch.setattr(distributed, "all_reduce_sum", lambda t: torch.stack(ranks.gather(t)).sum(0))
-    monkeypatch.setattr(distributed, "all_gather_concatenate", lambda t: torch.cat(ranks.gather(t)))
+    monkeypatch.setattr(distributed, "all_gather_equal", lambda t: torch.cat(ranks.gather(t)))
     return ranks

@@ -1,4 +1,4 @@
-"""Rectified cross entropy and the variance between the two heads."""
+"""Rectified losses of the two heads, and the variance between them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from losses.rectified import kl_variance, rectified_cross_entropy, rectified_losses
-from losses.segmentation import pixel_cross_entropy
+from losses.rectified import rectified_losses
+from tests.unit.losses.plain_losses import kl_variance, pixel_loss, rectified_cross_entropy
 
 
 def _case(
@@ -29,43 +29,33 @@ def _logits(*probability: float) -> Tensor:
     return torch.tensor(probability, dtype=torch.float64).log().view(1, -1, 1, 1)
 
 
-def test_variance_is_kl_of_the_other_head_from_this_one() -> None:
-    variance = kl_variance(_logits(0.5, 0.5), _logits(0.25, 0.75))
-    expected = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    torch.testing.assert_close(variance, torch.full((1, 1, 1), expected, dtype=torch.float64))
-
-
-def test_variance_is_zero_where_the_heads_agree() -> None:
-    first, *_ = _case()
-    assert torch.all(kl_variance(first, first + 3).abs() < 1e-12)
-
-
-def test_loss_worked_by_hand() -> None:
+def test_losses_worked_by_hand() -> None:
     main, auxiliary, label = _logits(0.5, 0.5), _logits(0.25, 0.75), torch.tensor([[[1]]])
-    variance = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)
-    loss = rectified_cross_entropy(main, auxiliary, label, torch.tensor([1.0, 4.0]))
-    assert loss.item() == pytest.approx(4 * math.log(2) * math.exp(-variance) + variance)
+    losses = rectified_losses(auxiliary, main, label, torch.tensor([1.0, 4.0]))
+    main_variance = 0.25 * math.log(0.5) + 0.75 * math.log(1.5)  # KL(auxiliary || main)
+    assert losses[1].item() == pytest.approx(4 * math.log(2) * math.exp(-main_variance) + main_variance)
+    variance = 0.5 * math.log(2) + 0.5 * math.log(2 / 3)  # KL(main || auxiliary)
+    assert losses[0].item() == pytest.approx(4 * math.log(4 / 3) * math.exp(-variance) + variance)
 
 
 def test_ignored_pixels_count_in_the_mean_and_still_pull_the_heads_together() -> None:
     first, second, labels, weight = _case()
-    nothing = torch.full_like(labels, 255)
-    loss = rectified_cross_entropy(first, second, nothing, weight)
-    torch.testing.assert_close(loss, kl_variance(first, second).mean())
-    loss.backward()
-    assert first.grad.abs().sum() > 0
-    assert second.grad.abs().sum() > 0
+    losses = rectified_losses(first, second, torch.full_like(labels, 255), weight)
+    for loss, heads in zip(losses, ((first, second), (second, first)), strict=True):
+        torch.testing.assert_close(loss, kl_variance(*heads).mean())
+        gradients = torch.autograd.grad(loss, heads, retain_graph=True)
+        assert all(gradient.abs().sum() > 0 for gradient in gradients)
 
 
 def test_class_weights_are_not_normalised() -> None:
     first, second, labels, weight = _case()
-    single = rectified_cross_entropy(first, second, labels, weight)
-    double = rectified_cross_entropy(first, second, labels, 2 * weight)
+    single = rectified_losses(first, second, labels, weight)[0]
+    double = rectified_losses(first, second, labels, 2 * weight)[0]
     variance = kl_variance(first, second).mean()
     torch.testing.assert_close(double - variance, 2 * (single - variance))
 
 
-def test_both_heads_at_once_equal_two_single_calls() -> None:
+def test_both_heads_at_once_equal_the_plain_form_of_each() -> None:
     auxiliary, main, labels, weight = _case()
     both = rectified_losses(auxiliary, main, labels, weight)
     single = (
@@ -82,13 +72,10 @@ def test_both_heads_at_once_equal_two_single_calls() -> None:
 def test_gradients_flow_through_both_heads_and_are_right() -> None:
     first, second, labels, weight = _case(1, 3, (2, 2))
 
-    def loss(one: Tensor, other: Tensor) -> tuple[Tensor, ...]:
-        return (
-            rectified_cross_entropy(one, other, labels, weight),
-            *rectified_losses(one, other, labels, weight),
-        )
+    def losses(auxiliary: Tensor, main: Tensor) -> tuple[Tensor, ...]:
+        return rectified_losses(auxiliary, main, labels, weight)
 
-    assert torch.autograd.gradcheck(loss, (first, second))
+    assert torch.autograd.gradcheck(losses, (first, second))
 
 
 def test_probabilities_that_underflow_cost_no_nan() -> None:
@@ -102,8 +89,8 @@ def test_probabilities_that_underflow_cost_no_nan() -> None:
 
 def test_agreeing_heads_give_the_plain_mean_over_all_pixels() -> None:
     first, _, labels, _ = _case()
-    loss = rectified_cross_entropy(first, first.detach(), labels)
-    torch.testing.assert_close(loss, pixel_cross_entropy(first, labels).mean())
+    for loss in rectified_losses(first, first + 3, labels):
+        torch.testing.assert_close(loss, pixel_loss(first, labels).mean())
 
 
 def test_two_ranks_average_to_the_global_loss_and_gradient(two_ranks: Any) -> None:
@@ -112,12 +99,12 @@ def test_two_ranks_average_to_the_global_loss_and_gradient(two_ranks: Any) -> No
     def part(rank: int) -> tuple[Tensor, Tensor]:
         rows = slice(2 * rank, 2 * rank + 2)
         own = first.detach()[rows].clone().requires_grad_()
-        loss = rectified_cross_entropy(own, second.detach()[rows], labels[rows], weight)
+        loss = sum(rectified_losses(own, second.detach()[rows], labels[rows], weight))
         loss.backward()
         return loss.detach(), own.grad
 
     parts = two_ranks.run(part)
-    whole = rectified_cross_entropy(first, second.detach(), labels, weight)
+    whole = sum(rectified_losses(first, second.detach(), labels, weight))
     whole.backward()
     torch.testing.assert_close(torch.stack([p[0] for p in parts]).mean(), whole.detach())
     torch.testing.assert_close(torch.cat([p[1] for p in parts]) / 2, first.grad)

@@ -16,10 +16,10 @@ from torch import Tensor
 from losses.segmentation import (
     hard_label_threshold,
     hard_pixel_cross_entropy,
-    hard_pixel_labels,
     pixel_cross_entropy,
     weighted_cross_entropy,
 )
+from tests.unit.losses import plain_losses
 
 
 def _case(
@@ -118,38 +118,37 @@ def test_threshold_worked_by_hand(percentile: float, expected: float) -> None:
 
 def test_hard_labels_keep_the_hardest_share_and_what_was_ignored() -> None:
     logits, labels, weight = _case(2, 4, (20, 20))
-    kept, threshold = hard_pixel_labels(logits, labels, weight, 80)
-    chosen = kept != 255
+    hard = hard_pixel_cross_entropy(logits, labels, weight, 80)
+    chosen = hard.labels != 255
     assert chosen.sum().item() == 2 * 20 * 20 // 5
-    assert torch.equal(kept[chosen], labels.long()[chosen])
-    loss = pixel_cross_entropy(logits, labels) * F.pad(weight, (0, 252))[labels.long()]
-    assert torch.equal(chosen, (loss >= threshold) & (labels != 255))
+    assert torch.equal(hard.labels[chosen], labels.long()[chosen])
+    loss = plain_losses.pixel_loss(logits, labels, weight)
+    assert torch.equal(chosen, (loss >= hard.threshold) & (labels != 255))
 
 
 def test_ties_at_the_threshold_are_kept() -> None:
     logits = torch.zeros(1, 2, 1, 10)
     labels = torch.zeros(1, 1, 10, dtype=torch.uint8)
-    kept, _ = hard_pixel_labels(logits, labels, None, 80)
-    assert torch.all(kept == 0)
+    assert torch.all(hard_pixel_cross_entropy(logits, labels, None, 80).labels == 0)
 
 
 def test_nothing_is_dropped_where_most_pixels_are_ignored() -> None:
     logits, labels, weight = _case()
     labels.view(-1)[: int(0.9 * labels.numel())] = 255
-    kept, threshold = hard_pixel_labels(logits, labels, weight, 80)
-    assert threshold.item() == 0
-    assert torch.equal(kept, labels.long())
+    hard = hard_pixel_cross_entropy(logits, labels, weight, 80)
+    assert hard.threshold.item() == 0
+    assert torch.equal(hard.labels, labels.long())
 
 
 def test_one_pass_equals_selection_then_cross_entropy() -> None:
     logits, labels, weight = _case()
     hard = hard_pixel_cross_entropy(logits, labels, weight, 60)
     (gradient,) = torch.autograd.grad(hard.loss, logits)
-    kept, threshold = hard_pixel_labels(logits, labels, weight, 60)
-    expected = weighted_cross_entropy(logits, kept, weight)
+    kept, threshold = plain_losses.hard_pixel_labels(logits, labels, weight, 60)
+    expected = F.cross_entropy(logits, kept, weight, ignore_index=255)
     (expected_gradient,) = torch.autograd.grad(expected, logits)
     assert torch.equal(hard.labels, kept)
-    assert torch.equal(hard.threshold, threshold)
+    assert hard.threshold.item() == pytest.approx(threshold, rel=1e-12)
     torch.testing.assert_close(hard.loss, expected)
     torch.testing.assert_close(gradient, expected_gradient)
 

@@ -23,7 +23,8 @@ from tests.toy_training import (
     run_in,
     small_network,
 )
-from trainers.base import Event, Trainer
+from trainers.base import Trainer
+from trainers.loop_settings import Event
 from trainers.steps import Batches, StepModule, StepOutput
 from trainers.supervised import SupervisedTrainer
 from utils import snapshots, stopping
@@ -527,3 +528,48 @@ class TestStopSignals:
             assert resumed.fit() == 0
         assert json.loads((tmp_path / DONE).read_text())["text"].endswith("target val mIoU 12.50")
         assert_same(resumed.network.state_dict(), trainer.network.state_dict())
+
+
+class TestContinuedScores:
+    def test_best_is_marked_again_after_a_kill_between_snapshot_and_mark(self, tmp_path: Path) -> None:
+        scored_run(tmp_path, (10.0, 30.0), stop=4, evaluate_every=2)
+        (tmp_path / "best").write_text("iteration_0000002.pth\nselected on target val: mIoU 10.00\n")
+        scored_run(tmp_path, (20.0,), stop=6, evaluate_every=2)
+        assert (tmp_path / "best").read_text().split()[0] == "iteration_0000004.pth"
+
+    def test_an_equal_later_score_does_not_take_the_mark(self, tmp_path: Path) -> None:
+        scored_run(tmp_path, (30.0, 30.0), stop=4, evaluate_every=2)
+        scored_run(tmp_path, (20.0,), stop=6, evaluate_every=2)
+        assert (tmp_path / "best").read_text().split()[0] == "iteration_0000002.pth"
+
+    def test_scores_of_another_evaluation_are_forgotten(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        for protocol, stop, score in (("a", 2, 50.0), ("b", 4, 10.0)):
+            with run_in(tmp_path, stop=stop) as run:
+                make_trainer(
+                    "source",
+                    streams=drawn_streams(["source"]),
+                    run=run,
+                    evaluator=lambda network, score=score: {"val/miou": score},
+                    evaluation={"protocol": protocol},
+                    loop={"num_steps_stop": stop},
+                ).fit()
+        assert "evaluation changed since the snapshot" in caplog.text
+        assert (tmp_path / "best").read_text().split()[0] == "iteration_0000004.pth"
+
+    def test_snapshots_without_an_evaluation_mark_are_read(self) -> None:
+        trainer = make_trainer("source", streams=drawn_streams(["source"]))
+        state = trainer.state()
+        for name in ("evaluated_at", "best_at", "contents", "precision", "waiting_event"):
+            del state[name]
+        trainer.load_state(state)
+        assert trainer.evaluated_at == -1
+
+    def test_another_precision_is_warned_about(self, caplog: pytest.LogCaptureFixture) -> None:
+        trainer = make_trainer("source", streams=drawn_streams(["source"]))
+        state = trainer.state()
+        trainer.load_state(state)
+        assert caplog.text == ""
+        trainer.load_state({**state, "precision": "bf16"})
+        assert "computed in bf16, from here on it computes in fp32; --precision bf16" in caplog.text

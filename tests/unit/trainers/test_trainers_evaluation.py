@@ -17,14 +17,17 @@ from tests.toy_cityscapes import SIZE, RedReader, draw_cityscapes
 from trainers.evaluation import (
     LABEL_PNGS,
     check_first_label,
+    doubt_maps,
     evaluate,
     find_label_png,
+    label_folder_inspector,
     label_png_index,
-    network_prediction,
+    network_inspector,
     score_label_folder,
     truth_reader,
     write_worst,
 )
+from trainers.inference import Pass, Prediction
 from trainers.protocols import Protocol
 from utils.class_spaces import class_space
 from utils.distributed import World
@@ -124,9 +127,9 @@ def test_folder_with_the_truth_scores_100(files: FileList, tmp_path: Path) -> No
 
 
 def test_folder_with_the_networks_labels_scores_as_the_network(files: FileList, tmp_path: Path) -> None:
-    predict = network_prediction(RedReader(), PROTOCOL, SPACE, WORLD, None)
+    inspect = network_inspector(RedReader(), PROTOCOL, SPACE, WORLD, None)
     for item in files.items:
-        write_label_png(tmp_path / "flat" / Path(item.name).name, predict(item, SIZE))
+        write_label_png(tmp_path / "flat" / Path(item.name).name, inspect(item, SIZE).label)
     ours = evaluate(RedReader(), files, PROTOCOL, SPACE, world=WORLD)
     theirs = score_label_folder(tmp_path / "flat", files, SPACE)
     assert torch.equal(ours.counts, theirs.counts)
@@ -142,6 +145,27 @@ def test_ids_that_are_no_class_are_refused_or_count_as_wrong(files: FileList, tm
     with pytest.raises(UserError, match=r"predicted ids .*255"):
         score_label_folder(tmp_path / "labels", files, SPACE)
     assert score_label_folder(tmp_path / "labels", files, SPACE, invalid="wrong").scores.accuracy < 100
+
+
+def test_folder_of_finer_classes_is_merged_into_those_that_are_scored(
+    files: FileList, tmp_path: Path
+) -> None:
+    write_truth(files, tmp_path / "labels")
+    coarse = class_space("idd7")
+    result = score_label_folder(tmp_path / "labels", files, coarse, label_space=SPACE)
+    assert result.scores.accuracy == 100
+    assert result.counts.shape[0] == 7
+    inspect = label_folder_inspector(tmp_path / "labels", SPACE, coarse)
+    truth = truth_reader(files, coarse)(files.items[0])
+    np.testing.assert_array_equal(inspect(files.items[0], SIZE).label[truth < 7], truth[truth < 7])
+    path = tmp_path / "labels" / files.items[0].name
+    label = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    label[10:14] = 200
+    write_label_png(path, label)
+    with pytest.raises(UserError, match=r"ids 200 .* no classes of cityscapes19"):
+        score_label_folder(tmp_path / "labels", files, coarse, label_space=SPACE)
+    wrong = score_label_folder(tmp_path / "labels", files, coarse, label_space=SPACE, invalid="wrong")
+    assert wrong.scores.accuracy < 100
 
 
 def test_label_map_of_another_size_is_refused(files: FileList, tmp_path: Path) -> None:
@@ -171,8 +195,37 @@ def test_worst_images_are_drawn_in_order(files: FileList, tmp_path: Path) -> Non
         <= result.image_miou[worst[1]]
         <= min(value for name, value in result.image_miou.items() if name not in worst)
     )
-    write_worst(
-        result, files, tmp_path / "pictures", 2, network_prediction(RedReader(), PROTOCOL, SPACE, WORLD, None)
-    )
+    inspect = network_inspector(RedReader(wrong_class=3), PROTOCOL, SPACE, WORLD, None)
+    write_worst(result, files, tmp_path / "pictures", 2, inspect)
     drawn = sorted(path.name for path in (tmp_path / "pictures").iterdir())
     assert drawn == [f"0{place}_{Path(name).stem}.png" for place, name in enumerate(worst, start=1)]
+
+
+def test_doubt_maps_have_the_size_of_the_label_and_one_head_has_no_uncertainty() -> None:
+    logits = torch.randn(1, 5, 4, 8, generator=torch.Generator().manual_seed(0))
+    label = torch.zeros(8, 16, dtype=torch.uint8)
+    confidence = torch.linspace(0.5, 1, 128).view(8, 16)
+    two = doubt_maps(Prediction(label, confidence, (Pass(logits, logits.flip(1)),)))
+    assert {title: values.shape for title, values in two.items()} == {
+        "uncertainty": (8, 16),
+        "score map": (8, 16),
+    }
+    for values in two.values():
+        assert values.min() >= 0
+        assert 0 < values.max() <= 1
+    assert two["score map"][-1, -1] == 0
+    assert set(doubt_maps(Prediction(label, confidence, (Pass(logits),)))) == {"score map"}
+
+
+def test_worst_pictures_of_a_network_are_wider_by_its_two_maps(files: FileList, tmp_path: Path) -> None:
+    result = evaluate(RedReader(), files, PROTOCOL, SPACE, world=WORLD)
+    write_truth(files, tmp_path / "labels")
+    inspectors = {
+        "network": network_inspector(RedReader(), PROTOCOL, SPACE, WORLD, None),
+        "folder": label_folder_inspector(tmp_path / "labels", SPACE, SPACE),
+    }
+    widths = {}
+    for name, inspect in inspectors.items():
+        write_worst(result, files, tmp_path / name, 1, inspect)
+        widths[name] = cv2.imread(str(next((tmp_path / name).iterdir()))).shape[1]
+    assert widths["network"] > widths["folder"] * 1.4

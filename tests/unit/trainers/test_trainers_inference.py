@@ -233,3 +233,27 @@ def test_open_base_size_is_the_asked_one_else_the_training_runs() -> None:
 def test_robotcar_labels_are_made_at_the_published_larger_size() -> None:
     assert labelling_protocol(protocol_named("mrnet-robotcar")).name == "mrnet-robotcar-labels"
     assert labelling_protocol(protocol_named("mrnet-cityscapes")).name == "mrnet-cityscapes"
+
+
+def test_a_base_size_of_the_users_own_stays_in_the_labelling_protocol() -> None:
+    own = choose_protocol("mrnet-robotcar", evaluation={}, base_size=(640, 480))
+    labels = labelling_protocol(own)
+    assert labels.name == "mrnet-robotcar-labels"
+    assert labels.input_sizes((1280, 960)) == [(640, 480), (800, 600)]
+    assert labels.output_size == own.output_size
+
+
+@pytest.mark.parametrize(
+    ("image", "expected"), [((2048, 1024), (1024, 512)), ((512, 1024), (512, 1024)), ((800, 600), (836, 627))]
+)
+def test_an_image_that_keeps_its_aspect_gets_the_area_of_the_base_size(
+    image: tuple[int, int], expected: tuple[int, int]
+) -> None:
+    protocol = Protocol(name="own", base_size=(1024, 512), scales=(1.0, 0.5))
+    full, half = protocol.input_sizes(image, keep_aspect=True)
+    assert full == expected
+    assert half == (round(expected[0] / 2), round(expected[1] / 2))
+    assert protocol.input_sizes(image)[0] == (1024, 512)
+    engine = Predictor(Smoother().eval(), protocol, device=torch.device("cpu"), keep_aspect=True)
+    height, width = engine.prepare(picture(image[1], image[0])).inputs[0].shape[1:]
+    assert (width, height) == expected

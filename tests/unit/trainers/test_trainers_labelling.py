@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
 from pathlib import Path
@@ -15,14 +16,20 @@ import torch
 from data_loaders.description import load_description
 from data_loaders.discovery import FileList, find_files
 from tests.toy_cityscapes import SIZE, RedReader, draw_cityscapes
+from trainers.label_checks import (
+    PseudoLabels,
+    check_manifest,
+    check_origin,
+    check_pseudo_labels,
+    check_threshold,
+)
 from trainers.labelling import (
     EXTRAS,
+    LOCK_FILE,
     MANIFEST,
     PARTIAL_MANIFEST,
     LabelOptions,
     LabelSource,
-    check_manifest,
-    check_pseudo_labels,
     default_pseudo_label_folder,
     drop_below,
     output_names,
@@ -75,7 +82,8 @@ def test_every_image_gets_a_label_map_of_its_name_and_size(files: FileList, tmp_
         assert label.max() < 19
     assert manifest == json.loads((tmp_path / "labels" / MANIFEST).read_text())
     assert not (tmp_path / "labels" / PARTIAL_MANIFEST).exists()
-    assert {path.name for path in (tmp_path / "labels").iterdir()} == {"aachen", "bremen", MANIFEST}
+    written = {"aachen", "bremen", MANIFEST, LOCK_FILE}
+    assert {path.name for path in (tmp_path / "labels").iterdir()} == written
 
 
 def test_manifest_tells_origin_settings_and_shares(files: FileList, tmp_path: Path) -> None:
@@ -143,7 +151,8 @@ def test_interrupted_labelling_continues_and_ends_with_the_same_files(
     with pytest.raises(UserError, match="not complete"):
         read_manifest(folder)
     (folder / "aachen" / ".left.png.123.part").write_bytes(b"half")
-    done = {name: path.stat().st_mtime_ns for name in whole if (path := folder / name).exists()}
+    images = whole.keys() - {LOCK_FILE}
+    done = {name: path.stat().st_mtime_ns for name in images if (path := folder / name).exists()}
     write(files, folder, threshold=0.6)
     assert 0 < len(done) < len(files.items)
     assert all((folder / name).stat().st_mtime_ns == time for name, time in done.items())  # not written again
@@ -183,7 +192,7 @@ def test_labels_of_another_image_list_or_class_space_are_refused(files: FileList
     manifest = write(files, tmp_path / "labels")
     check_manifest(manifest, files, "cityscapes19")
     with pytest.raises(UserError, match="another image list"):
-        check_manifest(manifest, files.without([files.items[0].name]), "cityscapes19")
+        check_manifest(manifest, dataclasses.replace(files, items=files.items[1:]), "cityscapes19")
     with pytest.raises(UserError, match="idd7"):
         check_manifest(manifest, files, "idd7")
 
@@ -193,7 +202,8 @@ def test_checked_folder_must_hold_every_label(files: FileList, tmp_path: Path) -
     with pytest.raises(UserError, match="does not exist"):
         check_pseudo_labels(folder, files, "cityscapes19")
     manifest = write(files, folder)
-    assert check_pseudo_labels(folder, files, "cityscapes19") == (folder, manifest)
+    found = check_pseudo_labels(folder, files, "cityscapes19")
+    assert (found.folder, found.manifest) == (folder, manifest)
     (folder / files.items[2].name).unlink()
     with pytest.raises(UserError, match=f"lacks 1 of 5 labels, first {files.items[2].name}"):
         check_pseudo_labels(folder, files, "cityscapes19")
@@ -206,8 +216,61 @@ def test_folder_of_the_original_code_is_accepted_with_a_warning(
     (tmp_path / "pseudo_FULL" / "train" / MANIFEST).unlink()
     with caplog.at_level(logging.WARNING):
         found = check_pseudo_labels(tmp_path / "pseudo_FULL", files, "cityscapes19")
-    assert found == (tmp_path / "pseudo_FULL" / "train", None)
+    assert (found.folder, found.manifest) == (tmp_path / "pseudo_FULL" / "train", None)
     assert "no manifest.json" in caplog.text
+
+
+def test_labels_changed_after_the_manifest_are_refused(files: FileList, tmp_path: Path) -> None:
+    write(files, tmp_path / "labels")
+    path = tmp_path / "labels" / files.items[1].name
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(UserError, match=f"were changed after {MANIFEST} was written"):
+        check_pseudo_labels(tmp_path / "labels", files, "cityscapes19")
+
+
+def test_fingerprint_tells_labels_of_another_threshold_network_or_program(
+    files: FileList, tmp_path: Path
+) -> None:
+    other = RedReader()
+    other.sharpness.data.add_(1)
+    write(files, tmp_path / "a")
+    write(files, tmp_path / "copy")
+    write(files, tmp_path / "thresholded", threshold=0.6)
+    write(files, tmp_path / "network", other)
+    write(files, tmp_path / "plain")
+    (tmp_path / "plain" / MANIFEST).unlink()
+    prints = [
+        check_pseudo_labels(tmp_path / name, files, "cityscapes19").fingerprint
+        for name in ("a", "copy", "thresholded", "network", "plain")
+    ]
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 4
+
+
+def test_given_threshold_must_be_that_of_the_labels(
+    files: FileList, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(files, tmp_path / "labels", threshold=0.6)
+    labels = check_pseudo_labels(tmp_path / "labels", files, "cityscapes19")
+    check_threshold(labels, None)
+    check_threshold(labels, 0.6)
+    with pytest.raises(UserError, match=r"--threshold 0\.9, but the labels in .* were made with 0\.6"):
+        check_threshold(labels, 0.9)
+    check_threshold(PseudoLabels(tmp_path, None, ""), 0.9)
+    assert "--threshold 0.9 cannot be compared" in caplog.text
+
+
+def test_labels_of_another_network_are_refused_unless_they_were_named(
+    files: FileList, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(files, tmp_path / "labels")
+    labels = check_pseudo_labels(tmp_path / "labels", files, "cityscapes19")
+    check_origin(labels, weights_digest(RedReader()), Path("runs/ms"), named=False)
+    assert "not made by" not in caplog.text
+    with pytest.raises(UserError, match=r"not made by the weights of --restore-from runs/b .*--pseudo-label"):
+        check_origin(labels, "0" * 64, Path("runs/b"), named=False)
+    check_origin(labels, "0" * 64, Path("runs/b"), named=True)
+    assert "not made by the weights of --restore-from runs/b" in caplog.text
 
 
 def test_damaged_manifest_is_reported(tmp_path: Path) -> None:
@@ -223,4 +286,4 @@ def test_labels_lie_beside_the_snapshot_by_target_split_and_threshold(tmp_path: 
     )
     assert default_pseudo_label_folder(tmp_path, "cityscapes", "train", 0) == expected
     thresholded = default_pseudo_label_folder(tmp_path, "cityscapes", "train", 0.9)
-    assert thresholded == expected.with_name("cityscapes_train_t0.90")
+    assert thresholded == expected.with_name("cityscapes_train_t0.9")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from losses.rectified import rectified_cross_entropy
 from tests.toy_training import drawn_batch, drawn_batches, make_trainer
+from tests.unit.losses.plain_losses import rectified_cross_entropy
 
 NO_TARGET = {"lambda_adv_target1": 0.0, "lambda_adv_target2": 0.0, "lambda_kl_target": 0.0}
 

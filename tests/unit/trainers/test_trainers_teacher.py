@@ -55,10 +55,10 @@ def test_student_is_not_touched_and_the_teacher_asks_for_no_gradient() -> None:
     assert not any(parameter.requires_grad for parameter in teacher.network.parameters())
 
 
-@pytest.mark.parametrize(("average_buffers", "expected"), [(False, 0.0), (True, 5.0)])
-def test_buffers_are_copied_on_request(average_buffers: bool, expected: float) -> None:
+@pytest.mark.parametrize(("options", "expected"), [({}, 5.0), ({"copy_buffers": False}, 0.0)])
+def test_buffers_are_the_students_unless_they_shall_stay(options: dict[str, bool], expected: float) -> None:
     student = student_at(1.0)
-    teacher = Teacher(student, decay=0.5, average_buffers=average_buffers)
+    teacher = Teacher(student, decay=0.5, **options)
     student.running_mean.fill_(5.0)
     teacher.update(student)
     assert teacher.network.running_mean.tolist() == [expected] * 2

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,8 +16,9 @@ import train_ms
 import train_source
 from tests.official_formats import write_cityscapes, write_gta5
 from tests.toy_training import WORLD
-from trainers import wiring
-from trainers.labelling import MANIFEST
+from trainers import wiring, wiring_data
+from trainers.label_checks import PseudoLabels
+from trainers.labelling import MANIFEST, default_pseudo_label_folder, weights_digest
 from trainers.memory import MemorySettings
 from trainers.supervised import SupervisedSettings
 from utils.class_spaces import class_space
@@ -93,7 +95,7 @@ class TestSettings:
 
 class TestData:
     def test_domains_are_found_and_the_target_has_no_labels(self, data: Path) -> None:
-        found = wiring.find_domains(stage_one("--data-root", data), source=True, target=True)
+        found = wiring_data.find_domains(stage_one("--data-root", data), source=True, target=True)
         assert found.space == SPACE
         assert [len(files.items) for files in (found.source, found.target, found.evaluation)] == [3, 2, 1]
         assert all(item.label is None for item in found.target.items)
@@ -105,21 +107,63 @@ class TestData:
         write_cityscapes(tmp_path, 2, SIZE, labelled=False)
         with caplog.at_level(logging.INFO):
             args = stage_one("--data-root", tmp_path, "--source-root", data / "gta5")
-            assert wiring.find_domains(args, source=True, target=True).evaluation is None
+            assert wiring_data.find_domains(args, source=True, target=True).evaluation is None
         assert "no evaluation during training" in caplog.text
         with pytest.raises(UserError, match="val"):
-            wiring.find_domains(
+            wiring_data.find_domains(
                 stage_one("--data-root", tmp_path, "--evaluate-every", 5), source=False, target=True
             )
 
+    def test_incomplete_measured_labels_are_an_error_and_not_a_reason_to_train_without(
+        self, data: Path, tmp_path: Path
+    ) -> None:
+        write_cityscapes(tmp_path, 2, SIZE, split="val")
+        sorted((tmp_path / "cityscapes" / "gtFine").rglob("*labelIds.png"))[0].unlink()
+        args = stage_one("--data-root", tmp_path, "--source-root", data / "gta5")
+        with pytest.raises(UserError, match=r"1 of 2 .*at most 0\.5% may be"):
+            wiring_data.find_domains(args, source=True, target=False)
+
+    def test_target_description_without_the_measured_split_is_no_error(
+        self, data: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        args = stage_one("--data-root", data)
+        args.evaluation_split = "held_out"
+        with caplog.at_level(logging.INFO):
+            assert wiring_data.find_domains(args, source=False, target=True).evaluation is None
+        assert "cityscapes has no split 'held_out'" in caplog.text
+
+    def test_streams_tell_images_and_pseudo_labels_apart_but_not_folders(
+        self, data: Path, tmp_path: Path
+    ) -> None:
+        shutil.copytree(data / "cityscapes", tmp_path / "moved")
+        prints = []
+        for root, labels in (
+            (data / "cityscapes", "a"),
+            (tmp_path / "moved", "a"),
+            (data / "cityscapes", "b"),
+        ):
+            args = stage_one("--data-root", data, "--target-root", root)
+            domains = wiring_data.find_domains(args, source=True, target=True)
+            datasets = {
+                "source": wiring_data.labelled_dataset(args, domains.source, domains.space),
+                "target": wiring_data.unlabelled_dataset(args, domains.target),
+            }
+            made = {"target": PseudoLabels(tmp_path, None, labels)}
+            streams = wiring_data.sample_streams(args, WORLD, datasets, pseudo_labels=made)
+            prints.append([streams[name].fingerprint for name in ("source", "target")])
+        assert str(tmp_path) in streams["target"].description
+        assert prints[0] == prints[1]
+        assert prints[0][0] == prints[2][0]
+        assert prints[0][1] != prints[2][1]
+
     def test_streams_give_crops_of_both_domains_with_labels_of_the_source_alone(self, data: Path) -> None:
         args = stage_one("--data-root", data)
-        domains = wiring.find_domains(args, source=True, target=True)
+        domains = wiring_data.find_domains(args, source=True, target=True)
         datasets = {
-            "source": wiring.labelled_dataset(args, domains.source, domains.space),
-            "target": wiring.unlabelled_dataset(args, domains.target),
+            "source": wiring_data.labelled_dataset(args, domains.source, domains.space),
+            "target": wiring_data.unlabelled_dataset(args, domains.target),
         }
-        streams = wiring.sample_streams(args, WORLD, datasets)
+        streams = wiring_data.sample_streams(args, WORLD, datasets)
         source, target = streams["source"].next(), streams["target"].next()
         assert tuple(source.image.shape) == tuple(target.image.shape) == (2, 3, 32, 48)
         assert tuple(source.label.shape) == (2, 32, 48)
@@ -129,11 +173,22 @@ class TestData:
 
     def test_evaluator_gives_plain_numbers(self, data: Path) -> None:
         args = stage_one("--data-root", data)
-        domains = wiring.find_domains(args, source=False, target=False)
+        domains = wiring_data.find_domains(args, source=False, target=False)
         network = wiring.build_network(args, domains.space, WORLD)
         scores = wiring.make_evaluator(args, domains, WORLD, Precision("fp32"))(network)
         assert 0 <= scores["val/miou"] <= 100
         assert all(isinstance(value, float) for value in scores.values())
+
+    def test_evaluator_loads_with_the_workers_that_were_asked_for(
+        self, data: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        asked = []
+        monkeypatch.setattr(wiring, "evaluate", lambda *given, **named: asked.append(named["num_workers"]))
+        args = stage_one("--data-root", data, "--num-workers", 3)
+        domains = wiring_data.find_domains(args, source=False, target=False)
+        network = wiring.build_network(args, domains.space, WORLD)
+        assert wiring.make_evaluator(args, domains, WORLD, Precision("fp32"))(network) is None
+        assert asked == [3]
 
 
 class TestNetwork:
@@ -147,6 +202,18 @@ class TestNetwork:
         )
         chosen = {name: spec.options[name] for name in ("norm_style", "use_se", "drop_rate", "head_channels")}
         assert chosen == {"norm_style": "gn", "use_se": True, "drop_rate": 0.3, "head_channels": 8}
+
+    def test_options_that_the_architecture_does_not_know_are_warned_about(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        words = ("--network", "deeplab_oracle", "--norm-style", "gn", "--droprate", 0.3, "--lambda-seg", 0.5)
+        args = train_source.parse_args([*SMALL, "--backbone-weights", "none", *map(str, words)])
+        caplog.clear()
+        wiring.build_network(args, SPACE, WORLD)
+        for option in ("--norm-style", "--droprate", "--head-channels", "--lambda-seg"):
+            assert f"{option} has no effect: --network deeplab_oracle" in caplog.text
+        assert "--use-se" not in caplog.text
+        assert "--output-stride" not in caplog.text
 
     def test_snapshot_fills_the_whole_network(self, tmp_path: Path) -> None:
         torch.manual_seed(0)
@@ -182,26 +249,50 @@ class TestStageTwo:
         start = ("--restore-from", tmp_path, "--lambda-adv-target1", 0, "--lambda-adv-target2", 0)
         args = stage_two(*start, *words)
         settings = wiring.method_settings(MemorySettings, args)
-        assert wiring.stage_two_needs_target(args, settings) is needed
+        assert wiring_data.stage_two_needs_target(args, settings) is needed
 
     def test_the_only_set_of_labels_beside_the_snapshot_is_taken(self, data: Path, tmp_path: Path) -> None:
         args = stage_two("--restore-from", tmp_path, "--data-root", data)
-        domains = wiring.find_domains(args, source=False, target=True)
+        domains = wiring_data.find_domains(args, source=False, target=True)
         folder = tmp_path / "pseudo_labels" / "cityscapes_train_t0.90"
         self._write_labels(folder, domains)
-        assert wiring.find_pseudo_labels(args, domains) == folder
+        assert wiring_data.find_pseudo_labels(args, domains).folder == folder
         self._write_labels(folder.with_name("cityscapes_train"), domains)
         with pytest.raises(UserError, match="choose one by --pseudo-label-dir"):
-            wiring.find_pseudo_labels(args, domains)
+            wiring_data.find_pseudo_labels(args, domains)
 
     def test_without_a_snapshot_the_folder_must_be_named(self, data: Path) -> None:
         args = stage_two("--backbone-weights", "none", "--data-root", data)
-        domains = wiring.find_domains(args, source=False, target=True)
+        domains = wiring_data.find_domains(args, source=False, target=True)
         with pytest.raises(UserError, match=r"--restore-from .* or --pseudo-label-dir"):
-            wiring.find_pseudo_labels(args, domains)
+            wiring_data.find_pseudo_labels(args, domains)
+
+    def test_threshold_chooses_among_several_sets(self, data: Path, tmp_path: Path) -> None:
+        args = stage_two("--restore-from", tmp_path, "--data-root", data, "--threshold", 0.9)
+        domains = wiring_data.find_domains(args, source=False, target=True)
+        folder = default_pseudo_label_folder(tmp_path, "cityscapes", "train", 0.9)
+        for chosen in (folder, folder.with_name("cityscapes_train")):
+            self._write_labels(chosen, domains)
+        assert wiring_data.find_pseudo_labels(args, domains).folder == folder
+
+    def test_labels_found_by_themselves_must_be_made_by_the_network_that_is_trained_on(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        network = wiring.build_network(stage_one(), SPACE, WORLD)
+        made = {"weights_sha256": weights_digest(network), "snapshot": "runs/ms/a.pth", "iteration": 5}
+        labels = PseudoLabels(tmp_path, made, "")
+        args = stage_two("--restore-from", tmp_path)
+        wiring.check_label_origin(args, labels, network)
+        with torch.no_grad():
+            next(network.parameters()).add_(1)
+        with pytest.raises(UserError, match=r"but by runs/ms/a.pth \(iteration 5\)"):
+            wiring.check_label_origin(args, labels, network)
+        named = stage_two("--restore-from", tmp_path, "--pseudo-label-dir", tmp_path)
+        wiring.check_label_origin(named, labels, network)
+        assert "but by runs/ms/a.pth (iteration 5)" in caplog.text
 
     @staticmethod
-    def _write_labels(folder: Path, domains: wiring.Domains) -> None:
+    def _write_labels(folder: Path, domains: wiring_data.Domains) -> None:
         """Label maps without a manifest, as other programs write them."""
         from data_loaders.decoding import write_label_png
 
@@ -210,6 +301,28 @@ class TestStageTwo:
             path.parent.mkdir(parents=True, exist_ok=True)
             write_label_png(path, torch.zeros(SIZE[::-1], dtype=torch.uint8).numpy())
         assert not (folder / MANIFEST).exists()
+
+
+def test_start_records_what_the_arguments_came_to(data: Path, tmp_path: Path) -> None:
+    args = stage_two(
+        *("--backbone-weights", "none", "--data-root", data, "--pseudo-label-dir", tmp_path / "labels"),
+        *("--snapshot-dir", tmp_path / "run", "--no-tensorboard", "--precision", "auto"),
+    )
+    wiring.prepare_process(args, WORLD)
+    domains = wiring_data.find_domains(args, source=False, target=True)
+    TestStageTwo._write_labels(tmp_path / "labels", domains)
+    labels = wiring_data.find_pseudo_labels(args, domains)
+    facts = wiring.facts_in_force(args, WORLD, domains, Precision("fp32"), labels)
+    with wiring.run_folder(args, WORLD, facts):
+        pass
+    stored = json.loads((tmp_path / "run" / "arguments.json").read_text())["starts"][0]["facts"]
+    assert stored["batch"] == "global batch 2 = 1 process x 2 x 1"
+    assert stored["precision"] == "fp32"
+    assert stored["pseudo_labels"]["folder"] == str(tmp_path / "labels")
+    assert stored["files"]["target"]["images"] == 2
+    log = (tmp_path / "run" / "log.txt").read_text()
+    assert "target: 2 images of cityscapes train" in log
+    assert f"pseudo labels: {tmp_path / 'labels'} (of unknown origin)" in log
 
 
 def test_run_folder_records_the_arguments_and_seeds_dropout(tmp_path: Path) -> None:

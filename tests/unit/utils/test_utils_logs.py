@@ -48,6 +48,23 @@ class TestConfigure:
         logging.getLogger("trainers").warning("careful")
         assert capsys.readouterr().err.endswith("[rank 3] careful\n")
 
+    def test_messages_before_there_is_a_file_are_in_it_once_there_is_one(self, tmp_path: Path) -> None:
+        logs.configure(0, None)
+        logging.getLogger("trainers").info("global batch 2")
+        logs.configure(0, tmp_path / "log.txt")
+        logging.getLogger("trainers").info("run folder")
+        logs.configure(0, None)
+        logging.getLogger("trainers").info("too late")
+        lines = (tmp_path / "log.txt").read_text().splitlines()
+        assert [line.split(" ", 2)[2] for line in lines] == ["INFO global batch 2", "INFO run folder"]
+
+    def test_a_new_start_forgets_what_was_held_for_the_one_before(self, tmp_path: Path) -> None:
+        logs.configure(0, None)
+        logging.getLogger("trainers").info("refused")
+        logs.configure(0, None)
+        logs.configure(0, tmp_path / "log.txt")
+        assert (tmp_path / "log.txt").read_text() == ""
+
     def test_configuring_again_replaces_the_handlers(
         self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:

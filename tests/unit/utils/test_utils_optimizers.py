@@ -148,6 +148,29 @@ def test_disjoint_single_steps_use_torchs_own_sgd(implementation: str) -> None:
     assert (optimizer.param_groups[0]["foreach"] is False) == (implementation == "off")
 
 
+def test_repeated_steps_one_parameter_after_the_other_are_the_same_steps(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    together: list[int] = []
+    step_group = RepeatedSGD._step_group
+    monkeypatch.setattr(
+        RepeatedSGD,
+        "_step_group",
+        lambda self, parameters, group: (
+            together.append(len(parameters)) or step_group(self, parameters, group)
+        ),
+    )
+    results = []
+    for implementation in ("torch", "off"):
+        parameters = _parameters()
+        groups = [{"params": parameters, "multiplicity": 3}]
+        _train(build_sgd(groups, implementation=implementation, **SETTINGS), parameters, range(2))
+        results.append(parameters)
+    assert together == [2, 2, 1, 1, 1, 1]
+    for ours, theirs in zip(*results, strict=True):
+        assert torch.equal(ours, theirs)
+
+
 def test_adam_takes_its_settings_and_the_plain_loop_on_request() -> None:
     optimizer = build_adam(iter(_parameters()), lr=1e-4, betas=(0.9, 0.99), implementation="off")
     group = optimizer.param_groups[0]

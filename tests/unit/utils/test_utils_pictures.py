@@ -104,6 +104,7 @@ def test_palette_files_keep_ids_and_colours(tmp_path: Path) -> None:
         assert (np.asarray(picture.convert("RGB")) == pictures.colorize(label, PALETTE)).all()
 
 
-def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "nowhere").write_text("a file")
     with pytest.raises(UserError, match="nowhere"):
         pictures.write_png(tmp_path / "nowhere/a.png", np.zeros((2, 2), np.uint8))

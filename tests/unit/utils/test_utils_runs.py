@@ -7,9 +7,10 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -33,7 +34,12 @@ time.sleep(60)
 
 
 def open_run(
-    folder: Path, *, rank: int = 0, resume: str = "auto", **changes: object
+    folder: Path,
+    *,
+    rank: int = 0,
+    resume: str = "auto",
+    facts: Mapping[str, Any] | None = None,
+    **changes: object,
 ) -> AbstractContextManager:
     return runs.open_run(
         folder,
@@ -41,7 +47,9 @@ def open_run(
         world=World(rank=rank, size=1, local_rank=rank, device=torch.device("cpu")),
         keep=2,
         free_to_change=frozenset({"num_workers"}),
+        used_at_start=frozenset({"restore_from"}),
         resume=resume,
+        facts=facts,
         command_line="train.py --flag",
         tensorboard=False,
     )
@@ -102,6 +110,25 @@ class TestRecord:
         assert raised.value.everywhere
         assert contents(tmp_path) == before
         with open_run(tmp_path):
+            pass
+
+    def test_facts_are_recorded_with_the_start_that_found_them(self, tmp_path: Path) -> None:
+        for threshold in (0.0, 0.9):
+            with open_run(tmp_path, facts={"pseudo_labels": {"threshold": threshold}}):
+                pass
+        starts = json.loads((tmp_path / "arguments.json").read_text())["starts"]
+        assert [start["facts"]["pseudo_labels"]["threshold"] for start in starts] == [0.0, 0.9]
+
+    def test_what_only_starts_a_run_may_change_once_there_is_a_snapshot(self, tmp_path: Path) -> None:
+        with open_run(tmp_path, restore_from="runs/a"):
+            pass
+        with (
+            pytest.raises(UserError, match="--restore-from runs/a -> b"),
+            open_run(tmp_path, restore_from="b"),
+        ):
+            pass
+        (tmp_path / "iteration_0000001.pth").touch()
+        with open_run(tmp_path, restore_from="b"):
             pass
 
     def test_a_later_stop_is_welcome_and_an_earlier_one_is_not(self, tmp_path: Path) -> None:
