@@ -14,6 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol, TypeVar
 
 import cv2
@@ -139,7 +140,8 @@ class SampleStream:
         keys = _MicroBatches(
             self._order, consumed + self.rank * self.local_batch, self.local_batch, self.micro_batch
         )
-        return iter(_loader(self._draws, keys, self.num_workers, pin_memory=self.pin_memory))
+        with _termination_held_back():
+            return iter(_loader(self._draws, keys, self.num_workers, pin_memory=self.pin_memory))
 
 
 class _Failure:
@@ -204,6 +206,16 @@ def _as_it_is(loaded: object) -> object:
     return loaded
 
 
+@contextmanager
+def _termination_held_back() -> Iterator[None]:
+    """SIGTERM waits meanwhile; workers that start inside inherit that in every thread, library pools included."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _start_worker(worker: int) -> None:
     """One thread per worker, and signals are left to the training process, which ends the workers itself.
 
@@ -214,7 +226,7 @@ def _start_worker(worker: int) -> None:
     torch.set_num_threads(1)
     for stop in (signal.SIGINT, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(stop, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # where workers are not forked
     threading.Thread(target=_obey_the_training_process, daemon=True).start()
 
 
