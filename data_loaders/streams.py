@@ -208,7 +208,7 @@ def _as_it_is(loaded: object) -> object:
 
 @contextmanager
 def _termination_held_back() -> Iterator[None]:
-    """SIGTERM waits meanwhile; workers that start inside inherit that in every thread, library pools included."""
+    """SIGTERM waits meanwhile; workers that start inside inherit that, in the threads of libraries too."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     try:
         yield
