@@ -84,7 +84,7 @@ def mistakes(parser: Parser, words: list[str]) -> list[str]:
         action = parser._option_string_actions.get(name)
         if action is None:
             wrong.append(name)
-        elif action.choices and (value if equals else following) not in action.choices:
+        elif action.choices and (value if equals else following) not in map(str, action.choices):
             wrong.append(f"{name} {value if equals else following}")
     return wrong
 
