@@ -118,7 +118,7 @@ def group_timeout(backend: str, timeout_s: float) -> timedelta:
 
 
 def _close_group(patience_s: float | None) -> None:
-    """Destroys the process group; after an error with limited patience, because peers may be gone."""
+    """Destroys the process group; after an error without waiting for ever, because peers may be gone."""
     global _session
     _session = None
     if patience_s is None:
