@@ -54,7 +54,6 @@ def drawn_trainer(
     loop = LoopSettings(
         num_steps_stop=settings.num_steps,
         precision=precision or Precision("fp32", device.type),
-        channels_last=channels_last,
     )
     return kind(
         network=network,
