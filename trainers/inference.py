@@ -14,7 +14,6 @@ from typing import TypeVar
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate
 
 from data_loaders.resampling import resize_image
 from data_loaders.samples import planar
@@ -28,8 +27,6 @@ logger = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-BAND_ELEMENTS = 1 << 20  # values of one band of the probability sum on the CPU: about the second-level cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,39 +115,12 @@ def fuse(passes: Sequence[Pass], size: Size, *, auxiliary_weight: float = 0.5) -
 
 def _bands(maps: Sequence[Tensor], size: Size) -> Iterator[tuple[slice, Tensor]]:
     """Consecutive rows of the sum of all upsampled maps: (rows, (N, C, number of rows, W))."""
-    width, height = size
-    step = height
-    if maps[0].device.type == "cpu":
-        step = max(1, min(height, BAND_ELEMENTS // (maps[0].shape[0] * maps[0].shape[1] * width)))
-    for first in range(0, height, step):
-        rows = slice(first, min(first + step, height))
-        total = _upsampled_rows(maps[0], size, rows)
+    per_row = maps[0].shape[0] * maps[0].shape[1] * size[0]
+    for rows in maths.row_bands(size[1], per_row, maps[0].device):
+        total = maths.upsampled_rows(maps[0], size, rows)
         for other in maps[1:]:
-            total += _upsampled_rows(other, size, rows)
+            total += maths.upsampled_rows(other, size, rows)
         yield rows, total
-
-
-def _upsampled_rows(low: Tensor, size: Size, rows: slice) -> Tensor:
-    """Rows of `low` upsampled bilinearly with aligned corners to (W, H) `size`.
-
-    A device takes all rows at once through torch's kernel. On the CPU a band is interpolated along the height
-    first, which leaves two taps instead of four for each of the many output pixels.
-    """
-    width, height = size
-    if low.device.type != "cpu":
-        return maths.upsample(low, (height, width))[:, :, rows]
-    count, classes, low_height, low_width = low.shape
-    # Coordinates in the map's own type, as torch's kernel computes them: the results agree to the last bits.
-    scale = torch.tensor(low_height - 1, dtype=low.dtype) / max(height - 1, 1)
-    position = scale * torch.arange(rows.start, rows.stop, dtype=low.dtype)
-    above = position.long().clamp_(max=low_height - 1)
-    below = (above + 1).clamp_(max=low_height - 1)
-    weight = (position - above)[:, None]
-    band = low[:, :, above] * (1 - weight) + low[:, :, below] * weight  # (N, C, rows, low width)
-    band = interpolate(
-        band.reshape(count * classes, -1, low_width), size=width, mode="linear", align_corners=True
-    )
-    return band.view(count, classes, -1, width)
 
 
 def labelling_uncertainty(passes: Sequence[Pass]) -> Tensor:

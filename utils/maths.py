@@ -7,9 +7,13 @@ NaN, neither in the value nor in the gradient.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+BAND_ELEMENTS = 1 << 20  # values of one band of rows on the CPU: about the second-level cache
 
 
 def at_least_float32(x: Tensor) -> Tensor:
@@ -45,6 +49,38 @@ def upsample(x: Tensor, size: tuple[int, int], *, align_corners: bool = True) ->
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=align_corners)
+
+
+def row_bands(height: int, elements_per_row: int, device: torch.device) -> Iterator[slice]:
+    """Consecutive rows that cover `height`: bands that stay in the cache on a CPU, all rows on a device."""
+    step = height
+    if device.type == "cpu":
+        step = max(1, min(height, BAND_ELEMENTS // max(1, elements_per_row)))
+    for first in range(0, height, step):
+        yield slice(first, min(first + step, height))
+
+
+def upsampled_rows(low: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
+    """Rows of `low` (N, C, h, w) upsampled bilinearly with aligned corners to (W, H) `size`.
+
+    A device takes all rows at once through torch's kernel. On the CPU a band is interpolated along the height
+    first, which leaves two taps instead of four for each of the many output pixels.
+    """
+    width, height = size
+    if low.device.type != "cpu":
+        return upsample(low, (height, width))[:, :, rows]
+    count, classes, low_height, low_width = low.shape
+    # Coordinates in the map's own type, as torch's kernel computes them: the results agree to the last bits.
+    scale = torch.tensor(low_height - 1, dtype=low.dtype) / max(height - 1, 1)
+    position = scale * torch.arange(rows.start, rows.stop, dtype=low.dtype)
+    above = position.long().clamp_(max=low_height - 1)
+    below = (above + 1).clamp_(max=low_height - 1)
+    weight = (position - above)[:, None]
+    band = low[:, :, above] * (1 - weight) + low[:, :, below] * weight  # (N, C, rows, low width)
+    band = F.interpolate(
+        band.reshape(count * classes, -1, low_width), size=width, mode="linear", align_corners=True
+    )
+    return band.view(count, classes, -1, width)
 
 
 def _promoted(x: Tensor) -> torch.dtype:

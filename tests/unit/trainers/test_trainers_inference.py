@@ -12,6 +12,7 @@ from networks.spec import SegmentationOutput
 from trainers import inference
 from trainers.inference import Pass, Predictor, evaluation_mode, fuse, fused_probability, prefetch
 from trainers.protocols import PROTOCOLS, Protocol, choose_protocol, labelling_protocol, protocol_named
+from utils import maths
 from utils.errors import UserError
 
 CLASSES = 5
@@ -46,7 +47,7 @@ def plain_sum(passes: list[Pass], size: tuple[int, int]) -> Tensor:
 def test_fusion_in_bands_equals_the_plain_sum(
     monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], band_elements: int
 ) -> None:
-    monkeypatch.setattr(inference, "BAND_ELEMENTS", band_elements)
+    monkeypatch.setattr(maths, "BAND_ELEMENTS", band_elements)
     passes = four_passes(batch=2)
     expected = plain_sum(passes, size)
     torch.testing.assert_close(fused_probability(passes, size), expected, rtol=1e-6, atol=1e-6)
