@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +11,11 @@ from torch import Tensor
 from torchvision import models
 
 from networks.factory import build
+from networks.normalization import FrozenAffine, frozen_layers
 from networks.published import layout_of, unwrapped
 from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec
-from networks.weights import check_entries, expected_shapes, has_any
+from networks.weights import COUNTER, check_entries, expected_shapes, has_any
 from utils import snapshots
 from utils.errors import UserError
 
@@ -34,6 +35,9 @@ _FITTING_LAYOUT = {
     "mobilenet_v2": "torchvision_mobilenet_v2",
     "vgg16": "torchvision_vgg16",
 }
+BATCH_NORM_EPS = 1e-5  # of every pretrained backbone
+# Above it a frozen scale amplifies what rounding left of a dead channel, and overflows in half precision.
+LARGEST_SCALE = torch.finfo(torch.float16).max
 # torchvision's number of the three convolutions after the fourth pool, which DeepLab-VGG16 leaves out -> ours
 _VGG_RENUMBERED = {24: 23, 26: 25, 28: 27}
 
@@ -41,11 +45,17 @@ _VGG_RENUMBERED = {24: 23, 26: 25, 28: 27}
 def load_backbone(network: SegmentationNetwork, source: str) -> str:
     """Fills the backbone; says what was loaded. Heads keep their values.
 
+    Frozen normalisation without epsilon takes the statistics of a ResNet as they are, as in the authors'
+    released code of RIPU. For MobileNetV2, which they do not have, BatchNorm's epsilon is added to
+    running_var, so that the backbone computes what it was trained to. Where running_var is (next to) 0 it
+    becomes that epsilon.
+
     Args:
         source: a file (its keys tell the layout), "torchvision" (downloaded once) or "none".
 
     Raises:
-        UserError: no such file, a file for another backbone, a partial match, a failed download.
+        UserError: no such file, a file for another backbone, a partial match, a failed download, statistics
+            that no BatchNorm can have.
     """
     backbone = network.spec.backbone
     if source == "none":
@@ -60,13 +70,40 @@ def load_backbone(network: SegmentationNetwork, source: str) -> str:
     if layout.name != _FITTING_LAYOUT[backbone]:
         raise UserError(_other_backbone(source, layout.title, layout.name, backbone))
     entries = _CONVERTERS[layout.name](state)
+    frozen = [layer for name, layer in frozen_layers(network).items() if network.is_backbone(name)]
+    if frozen:
+        entries = {name: value for name, value in entries.items() if not name.endswith(COUNTER)}
     check_entries(
         _backbone_shapes(network),
         entries,
         f"--backbone-weights {source} is {layout.title} that does not fit {backbone}",
     )
+    _check_variances(entries, source)
     network.load_state_dict({**network.state_dict(), **entries})
-    return f"backbone {backbone}: {len(entries)} entries of {layout.title} ({source})"
+    raised = _prepare_frozen(frozen, add_epsilon=backbone == "mobilenet_v2")
+    note = f"; running_var of {raised} dead channels raised to {BATCH_NORM_EPS:g}" if raised else ""
+    return f"backbone {backbone}: {len(entries)} entries of {layout.title} ({source}){note}"
+
+
+def _check_variances(entries: Mapping[str, Tensor], source: str) -> None:
+    for name, value in entries.items():
+        if name.endswith("running_var") and not ((value >= 0) & value.isfinite()).all():
+            raise UserError(
+                f"--backbone-weights {source} is damaged: {name} holds negative or no numbers; get it anew"
+            )
+
+
+@torch.no_grad()
+def _prepare_frozen(layers: Sequence[FrozenAffine], *, add_epsilon: bool) -> int:
+    """Makes BatchNorm's statistics fit layers without epsilon; how many channels had to be repaired."""
+    raised = 0
+    for layer in layers:
+        if add_epsilon:
+            layer.running_var += BATCH_NORM_EPS
+        dead = layer.beyond(LARGEST_SCALE)
+        layer.running_var.masked_fill_(dead, BATCH_NORM_EPS)
+        raised += int(dead.sum())
+    return raised
 
 
 def check_backbone_file(path: Path) -> str | None:

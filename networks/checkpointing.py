@@ -10,23 +10,32 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed_in_backward(modules: Sequence[nn.Module], x: Tensor) -> Tensor:
-    """Runs `modules` one after the other, keeping only `x`; the backward pass runs them once more.
+def recomputed_in_backward(modules: Sequence[nn.Module], *inputs: Tensor) -> Tensor:
+    """Runs `modules` one after the other, keeping only the inputs; the backward pass runs them once more.
+
+    The first module takes all inputs, every other one the output of the one before.
 
     The second run writes its running statistics into copies, so each forward counts once.
     """
 
-    def run(value: Tensor) -> Tensor:
-        for module in modules:
-            value = module(value)
-        return value
+    def run(*values: Tensor) -> Tensor:
+        return run_in_turn(modules, *values)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), _copied_buffers(modules)
 
     if torch.compiler.is_compiling():  # the compiler recomputes a graph without side effects
-        return checkpoint(run, x, use_reentrant=False)
-    return checkpoint(run, x, use_reentrant=False, context_fn=contexts)
+        return checkpoint(run, *inputs, use_reentrant=False)
+    return checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts)
+
+
+def run_in_turn(modules: Sequence[nn.Module], *inputs: Tensor) -> Tensor:
+    """Output of the last module: the first takes all inputs, every other one what the one before gives."""
+    first, *others = modules
+    x = first(*inputs)
+    for module in others:
+        x = module(x)
+    return x
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""DeepLab networks: two heads (MRNet), one summed head (DeepLab-V2, also on VGG-16)."""
+"""DeepLab networks: two heads (MRNet), one summed head (DeepLab-V2), an encoder-decoder (DeepLab-V3+)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from networks.heads import HeadOptions, PyramidHead, SummedHead
+from networks.heads import DecoderHead, DecoderOptions, HeadOptions, PyramidHead, SummedHead
 from networks.segmentation import Backbone, SegmentationNetwork
 from networks.spec import NetworkSpec, SegmentationOutput
 
@@ -53,3 +53,21 @@ class DeepLabSummed(SegmentationNetwork):
 
     def forward_normalized(self, x: Tensor) -> SegmentationOutput:
         return SegmentationOutput(self.run_head(self.head_name, self.backbone_features(x)[-1]))
+
+
+class DeepLabV3Plus(SegmentationNetwork):
+    """DeepLab-V3+: one head on the last stage and on the stage at stride 4, whose logits are at stride 4.
+
+    That stage is `layer1` of the ResNets and `features.3`, 24 channels, of MobileNetV2.
+    """
+
+    low_stage = 1  # of every residual backbone
+
+    def __init__(self, spec: NetworkSpec, backbone: Backbone, options: DecoderOptions) -> None:
+        super().__init__(spec, backbone)
+        low_channels = backbone.channels[self.low_stage]
+        self.classifier = DecoderHead(backbone.channels[-1], low_channels, spec.num_classes, options)
+
+    def forward_normalized(self, x: Tensor) -> SegmentationOutput:
+        features = self.backbone_features(x)
+        return SegmentationOutput(self.run_head("classifier", features[-1], features[self.low_stage]))

@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from networks.deeplab import DeepLabSummed, DeepLabTwoHead
-from networks.heads import HeadOptions
+from networks.deeplab import DeepLabSummed, DeepLabTwoHead, DeepLabV3Plus
+from networks.heads import DecoderOptions, HeadOptions
 from networks.mobilenet import mobilenet_v2
+from networks.normalization import freeze_normalization
 from networks.resnet import VARIANTS, resnet
 from networks.segmentation import Backbone, SegmentationNetwork
 from networks.spec import NetworkSpec
@@ -21,6 +22,13 @@ BACKBONES = {
     "deeplab_two_head": RESIDUAL_BACKBONES,
     "deeplab_oracle": RESIDUAL_BACKBONES,
     "deeplab_vgg": ("vgg16",),
+    "deeplab_v2": RESIDUAL_BACKBONES,
+    "deeplab_v3plus": RESIDUAL_BACKBONES,
+}
+NORM_STYLES = {
+    "deeplab_two_head": ("bn", "in", "gn"),  # of the heads
+    "deeplab_v2": ("frozen", "bn"),  # of the whole network
+    "deeplab_v3plus": ("frozen", "bn"),
 }
 _SUMMED_OPTIONS = {"dilations": [6, 12, 18, 24], "summed_branches": 2}
 DEFAULT_OPTIONS: Mapping[str, Mapping[str, Any]] = {
@@ -35,7 +43,18 @@ DEFAULT_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     },
     "deeplab_oracle": {**_SUMMED_OPTIONS, "output_stride": 8},
     "deeplab_vgg": _SUMMED_OPTIONS,
+    "deeplab_v2": {"norm_style": "frozen", "dilations": [6, 12, 18, 24], "output_stride": 8},
+    "deeplab_v3plus": {
+        "norm_style": "frozen",
+        "drop_rate": 0.1,
+        "head_channels": 512,
+        "low_channels": 48,
+        "dilations": [6, 12, 18],
+        "output_stride": 8,
+    },
 }
+# Name of the summed head among the network's children, which is that of the released files.
+_SUMMED_HEADS = {"deeplab_oracle": "layer5", "deeplab_vgg": "classifier", "deeplab_v2": "classifier"}
 
 
 def build(spec: NetworkSpec) -> SegmentationNetwork:
@@ -45,17 +64,28 @@ def build(spec: NetworkSpec) -> SegmentationNetwork:
         UserError: unknown architecture, backbone or option, or an option value that cannot be built.
     """
     spec = complete(spec)
+    network = _with_batch_norm(spec)
+    if spec.options.get("norm_style") == "frozen":
+        freeze_normalization(network)
+    return network
+
+
+def _with_batch_norm(spec: NetworkSpec) -> SegmentationNetwork:
+    """The network of a complete spec before its normalisation is frozen."""
     options = dict(spec.options)
     backbone = _backbone(spec)
+    options.pop("output_stride", None)
     if spec.architecture == "deeplab_two_head":
-        options.pop("output_stride")
         return DeepLabTwoHead(spec, backbone, HeadOptions(**options))
+    if spec.architecture == "deeplab_v3plus":
+        options.pop("norm_style")
+        return DeepLabV3Plus(spec, backbone, DecoderOptions(**options))
     return DeepLabSummed(
         spec,
         backbone,
-        head_name="layer5" if spec.architecture == "deeplab_oracle" else "classifier",
+        head_name=_SUMMED_HEADS[spec.architecture],
         dilations=options["dilations"],
-        summed_branches=options["summed_branches"],
+        summed_branches=options.get("summed_branches", len(options["dilations"])),
     )
 
 
@@ -84,18 +114,23 @@ def complete(spec: NetworkSpec) -> NetworkSpec:
     options["dilations"] = [int(dilation) for dilation in options["dilations"]]
     if spec.num_classes < 2:
         raise UserError(f"a network needs at least 2 classes, not {spec.num_classes}")
+    _check_norm_style(spec.architecture, options)
     _check_values(options)
     return replace(spec, options=options)
 
 
-def _check_values(options: Mapping[str, Any]) -> None:
-    style = options.get("norm_style", "bn")
-    if style == "ln":
+def _check_norm_style(architecture: str, options: Mapping[str, Any]) -> None:
+    if architecture not in NORM_STYLES:
+        return
+    if options["norm_style"] == "ln":
         raise UserError(
             "norm style ln normalises over the image width and fails unless width equals channels, in the "
             "original as well; use gn, in or bn"
         )
-    _check_known("norm style", style, ("bn", "in", "gn"))
+    _check_known(f"norm style of {architecture}", options["norm_style"], NORM_STYLES[architecture])
+
+
+def _check_values(options: Mapping[str, Any]) -> None:
     if options.get("output_stride", 8) not in (8, 16):
         raise UserError(f"output stride {options['output_stride']} is not built; use 8 or 16")
     if not 0 <= options.get("drop_rate", 0.0) < 1:
@@ -106,7 +141,7 @@ def _check_values(options: Mapping[str, Any]) -> None:
         raise UserError(
             f"summed branches {options['summed_branches']} must be 1..{len(options['dilations'])}"
         )
-    for name in ("head_channels", "bottleneck_channels"):
+    for name in ("head_channels", "bottleneck_channels", "low_channels"):
         if options.get(name, 1) < 1:
             raise UserError(f"{name} {options[name]} must be positive")
 

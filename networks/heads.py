@@ -9,6 +9,9 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from utils.errors import UserError
+from utils.maths import upsample
+
 NormStyle = Literal["bn", "in", "gn"]
 LARGEST_GROUP_COUNT = 32
 SQUEEZE = 16  # reduction of the squeeze-and-excitation layer
@@ -101,6 +104,105 @@ class SummedHead(nn.Module):
         for convolution in self.conv2d_list[1 : self.summed]:
             logits = logits + convolution(x)
         return logits
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderOptions:
+    """Settings of an encoder-decoder head.
+
+    drop_rate: share of decoded channels dropped before the classifier. head_channels: of every branch, of
+    their fusion and of the decoder. low_channels: that the low-level features are reduced to. dilations: of
+    the 3x3 branches, in map pixels.
+    """
+
+    drop_rate: float = 0.1
+    head_channels: int = 512
+    low_channels: int = 48
+    dilations: Sequence[int] = (6, 12, 18)
+
+
+class SeparableConvolution(nn.Module):
+    """A 3x3 convolution of every channel alone and a 1x1 convolution across them, each with norm and ReLU."""
+
+    def __init__(self, in_channels: int, out_channels: int, dilation: int = 1) -> None:
+        super().__init__()
+        self.depthwise_conv = nn.Conv2d(
+            in_channels,
+            in_channels,
+            3,
+            padding=dilation,
+            dilation=dilation,
+            groups=in_channels,
+            bias=False,
+        )
+        self.depthwise_bn = nn.BatchNorm2d(in_channels)
+        self.pointwise_conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
+        self.pointwise_bn = nn.BatchNorm2d(out_channels)
+        self.relu = nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.relu(self.depthwise_bn(self.depthwise_conv(x)))
+        return self.relu(self.pointwise_bn(self.pointwise_conv(x)))
+
+
+class DecoderHead(nn.Module):
+    """DeepLab-V3+: a pyramid of separable convolutions on the last features, refined by low-level ones.
+
+    Source: Chen et al., ECCV 2018, in the form of the authors' released code of RIPU (Xie et al., CVPR 2022),
+    whose names the children have.
+    """
+
+    def __init__(
+        self, in_channels: int, low_channels: int, num_classes: int, options: DecoderOptions
+    ) -> None:
+        """`low_channels`: of the low-level features as they come in."""
+        super().__init__()
+        width, reduced = options.head_channels, options.low_channels
+        self.parallel_branches = nn.ModuleList(
+            [
+                _convolution_block(in_channels, width, 1),
+                *(SeparableConvolution(in_channels, width, dilation) for dilation in options.dilations),
+            ]
+        )
+        pooling = nn.AdaptiveAvgPool2d(1)
+        self.global_branch = nn.Sequential(pooling, *_convolution_block(in_channels, width, 1))
+        joined = width * (len(self.parallel_branches) + 1)
+        self.bottleneck = _convolution_block(joined, width, 3)
+        self.shortcut = _convolution_block(low_channels, reduced, 1)
+        self.decoder = nn.Sequential(
+            SeparableConvolution(width + reduced, width),
+            SeparableConvolution(width, width),
+            nn.Dropout2d(options.drop_rate),
+            nn.Conv2d(width, num_classes, 1),
+        )
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+
+    def forward(self, x: Tensor, low: Tensor) -> Tensor:
+        """(N, in_channels, h, w) and (N, low_channels, H, W) -> logits (N, num_classes, H, W)."""
+        self._check_global_statistics(x)
+        pyramid = [branch(x) for branch in self.parallel_branches]
+        pyramid.append(self.global_branch(x).expand(-1, -1, *x.shape[2:]))
+        fused = upsample(self.bottleneck(torch.cat(pyramid, dim=1)), low.shape[2:])
+        return self.decoder(torch.cat([fused, self.shortcut(low)], dim=1))
+
+    def _check_global_statistics(self, x: Tensor) -> None:
+        """One image gives the global branch one value per channel, whose variance BatchNorm cannot take."""
+        if self.training and len(x) == 1 and type(self.global_branch[2]) is nn.BatchNorm2d:
+            raise UserError(
+                "--norm-style bn: the global branch of deeplab_v3plus cannot normalise a batch of one image; "
+                "use --norm-style frozen, more images per process and step, or --batch-norm sync"
+            )
+
+
+def _convolution_block(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:
+    """Convolution at its input's size, norm, ReLU."""
+    return nn.Sequential(
+        nn.Conv2d(in_channels, out_channels, kernel, padding=kernel // 2, bias=False),
+        nn.BatchNorm2d(out_channels),
+        nn.ReLU(inplace=True),
+    )
 
 
 def norm_layer(style: NormStyle, channels: int) -> nn.Module:

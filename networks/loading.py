@@ -11,6 +11,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from networks.factory import build, complete
+from networks.normalization import frozen_layers
 from networks.published import identify, layout_of, unwrapped
 from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec, OptionValue
@@ -28,8 +29,9 @@ FREE_OPTIONS = frozenset(
 class LoadedNetwork:
     """A network (in training mode, on the CPU) and what its file says about it.
 
-    iteration: of the file, None where it does not tell. evaluation: the protocol the snapshot remembers, {}
-    for published files. source: "segadapt" or the name of the published layout.
+    iteration: of the file, None where it does not tell. evaluation: what the snapshot remembers about its
+    scores; of a published file the protocol of the published numbers, {} where that depends on the
+    target. source: "segadapt" or the name of the published layout.
     """
 
     network: SegmentationNetwork
@@ -134,8 +136,16 @@ def _read_published(file: Path, content: Mapping[str, Any], class_space: str | N
     spec, state = identify(content, file, opts_path=file.with_name("opts.yaml"), class_space=class_space)
     layout = layout_of(unwrapped(content))
     assert layout is not None, "identify() refuses unknown layouts"
-    number = re.search(r"_(\d+)$", file.stem)  # GTA5_25000.pth
-    return _Content(file, spec, state, int(number[1]) if number else None, {}, layout.name)
+    evaluation = {"protocol": layout.protocol} if layout.protocol else {}
+    return _Content(file, spec, state, _published_iteration(file, content), evaluation, layout.name)
+
+
+def _published_iteration(file: Path, content: Mapping[str, Any]) -> int | None:
+    stored = content.get("iteration")
+    if isinstance(stored, int):
+        return stored
+    number = re.search(r"_(?:iter)?(\d+)$", file.stem)  # GTA5_25000.pth, model_iter040000.pth
+    return int(number[1]) if number else None
 
 
 def _fill(network: SegmentationNetwork, content: _Content) -> None:
@@ -144,3 +154,10 @@ def _fill(network: SegmentationNetwork, content: _Content) -> None:
         f"{content.file} does not fit {spec.architecture} on {spec.backbone} with {spec.num_classes} classes"
     )
     load_exactly(network, content.state, what)
+    for name, layer in frozen_layers(network).items():
+        broken = int(layer.beyond().sum())
+        if broken:
+            raise UserError(
+                f"{content.file}: running_var of {name} is 0 or no number in {broken} channels, and frozen "
+                "normalisation divides by its root without an epsilon; use another checkpoint"
+            )

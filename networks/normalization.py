@@ -102,6 +102,49 @@ class FrozenBatchNorm2d(nn.BatchNorm2d):
         )
 
 
+class FrozenAffine(nn.Module):
+    """Frozen normalisation without epsilon: a fixed scale and shift for each channel of (N, C, H, W).
+
+    y = x * s + (bias - running_mean * s), s = weight / sqrt(running_var). Its four buffers have BatchNorm's
+    names; there are no parameters, no batch counter and no training mode. It is part of an architecture:
+    `set_batch_norm` leaves it alone. Backward keeps no activation, unlike `FrozenBatchNorm2d`'s.
+
+    Source: the authors' released code of RIPU (Xie et al., CVPR 2022); its published weights need it so.
+    """
+
+    weight: Tensor
+    bias: Tensor
+    running_mean: Tensor
+    running_var: Tensor
+
+    def __init__(self, channels: int) -> None:
+        """The identity."""
+        super().__init__()
+        for name, value in (("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)):
+            self.register_buffer(name, torch.full((channels,), value))
+
+    def forward(self, x: Tensor) -> Tensor:
+        scale, shift = (value.view(-1, 1, 1) for value in self._scale_and_shift(x.dtype))
+        if x.device.type == "cpu":  # whose addcmul is several times slower where operands are broadcast
+            return (x * scale).add_(shift)
+        return torch.addcmul(shift, x, scale)
+
+    def beyond(self, largest: float | None = None) -> Tensor:
+        """(C,) bool: channels whose scale is no number or exceeds `largest` (None: its type's limit)."""
+        scale = self.weight.double() * self.running_var.double().rsqrt()
+        return ~(scale.abs() <= (largest or torch.finfo(self.weight.dtype).max))
+
+    def _scale_and_shift(self, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Computed in at least float32, returned in the type of the activations (autocast)."""
+        wide = torch.promote_types(self.weight.dtype, torch.float32)
+        scale = self.weight.to(wide) * self.running_var.to(wide).rsqrt()
+        if dtype == torch.float16:  # the scale of a nearly dead channel exceeds its range
+            largest = torch.finfo(dtype).max
+            scale = scale.clamp(-largest, largest)
+        shift = torch.addcmul(self.bias.to(wide), self.running_mean.to(wide), scale, value=-1)
+        return scale.to(dtype), shift.to(dtype)
+
+
 class AllReduceBatchNorm2d(nn.BatchNorm2d):
     """BatchNorm over the joined batch of all ranks, for devices where torch's SyncBatchNorm refuses to run.
 
@@ -149,6 +192,8 @@ def set_batch_norm(network: SegmentationNetwork, mode: BatchNormMode, *, train_a
     sync: the statistics of the joined batch of all processes, in the heads too.
     frozen: the backbone's running statistics, never updated, even under `network.train()`; heads stay local.
 
+    `FrozenAffine` is no BatchNorm: architectures with it stay as they are in every mode.
+
     Move the network to its device first: torch's SyncBatchNorm serves CUDA, our all-reduce version the CPU.
 
     Args:
@@ -168,6 +213,19 @@ def set_batch_norm(network: SegmentationNetwork, mode: BatchNormMode, *, train_a
         if in_backbone and layer.affine:
             layer.weight.requires_grad_(train_affine)
             layer.bias.requires_grad_(train_affine)
+
+
+def freeze_normalization(network: nn.Module) -> None:
+    """Puts a `FrozenAffine`, the identity for now, in the place of every BatchNorm, backbone and heads."""
+    for name, layer in list(network.named_modules()):
+        if isinstance(layer, nn.BatchNorm2d):
+            parent, _, child = name.rpartition(".")
+            setattr(network.get_submodule(parent), child, FrozenAffine(layer.num_features))
+
+
+def frozen_layers(network: nn.Module) -> dict[str, FrozenAffine]:
+    """All layers of frozen normalisation by name; none in most architectures."""
+    return {name: layer for name, layer in network.named_modules() if isinstance(layer, FrozenAffine)}
 
 
 def tracks_statistics(network: nn.Module) -> bool:

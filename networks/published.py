@@ -14,7 +14,7 @@ from torch import Tensor
 
 from networks.factory import build
 from networks.spec import NetworkSpec
-from networks.weights import check_entries, expected_shapes, has_any
+from networks.weights import COUNTER, check_entries, expected_shapes, has_any
 from utils.class_spaces import CLASS_SPACES
 from utils.errors import UserError
 from utils.snapshots import clean_keys
@@ -38,6 +38,7 @@ class Layout:
     title: str
     matches: Callable[[Names], bool]
     refusal: str = ""  # empty: identify() reads it
+    protocol: str = ""  # preset of the evaluation protocol whose numbers were published; empty: the target's
 
 
 def _init_refusal(flag_value: str) -> str:
@@ -45,13 +46,14 @@ def _init_refusal(flag_value: str) -> str:
 
 
 NOT_YET = "this version cannot read it yet"
+_RIPU_PARTS = ("feature_extractor", "classifier")
 # The first match counts, so that a file is never taken for one whose names it also contains.
 LAYOUTS = (
     Layout(
         "ripu",
         "a RIPU or DWACA checkpoint",
-        lambda names: {"feature_extractor", "classifier"} <= names,
-        NOT_YET,
+        lambda names: bool(names & {*_RIPU_PARTS, "optimizer_fea", "optimizer_cls"}),
+        protocol="ripu-cityscapes",
     ),
     Layout(
         "mada",
@@ -116,6 +118,10 @@ LAYOUTS = (
         _init_refusal("PATH with --backbone vgg16"),
     ),
 )
+_RIPU_HEADS = {  # an entry with one row per class: architecture
+    "classifier.conv2d_list.0.weight": "deeplab_v2",
+    "classifier.decoder.3.weight": "deeplab_v3plus",
+}
 _SINGLE_HEAD = {  # layout: architecture, backbone, an entry with one row per class
     "deeplab_oracle": ("deeplab_oracle", "resnet101_caffe", "layer5.conv2d_list.0.weight"),
     "deeplab_vgg": ("deeplab_vgg", "vgg16", "classifier.conv2d_list.0.weight"),
@@ -132,7 +138,8 @@ def identify(
     """Description and weights (our key names) of a published segmentation network.
 
     Args:
-        state_dict: content of the file, with or without `module.` in front of every name.
+        state_dict: content of the file, with or without `module.` in front of every name. RIPU's and DWACA's
+            hold two state dictionaries, whose optimisers are ignored.
         path: the file, for messages.
         opts_path: the options file that the MRNet authors' training wrote beside it, if there is one.
         class_space: what the network's outputs mean, where their number alone does not tell.
@@ -147,10 +154,12 @@ def identify(
     if layout is None:
         raise UserError(
             f"{what} has an unknown layout (its first entries: {', '.join(list(names)[:3])}); known are "
-            "SegAdapt snapshots and the generators of MRNet / Rectifying"
+            "SegAdapt snapshots, the generators of MRNet / Rectifying, and RIPU's and DWACA's checkpoints"
         )
     if layout.refusal:
         raise UserError(f"{what} is {layout.title}: {layout.refusal}")
+    if layout.name == "ripu":
+        names = _ripu_entries(names, layout, what)
     opts = read_opts(opts_path) if opts_path is not None and opts_path.is_file() else {}
     _check_opts(layout, opts, what)
     spec = _spec(layout, names, opts, what, class_space)
@@ -204,9 +213,48 @@ def _spec(
         options = {"norm_style": _norm_style(state, opts, what), "use_se": _use_se(state, opts, what)}
         space = _class_space(num_classes, class_space, what)
         return NetworkSpec("deeplab_two_head", "resnet101_caffe", num_classes, space, options)
+    if layout.name == "ripu":
+        return _ripu_spec(state, layout, what, class_space)
     architecture, backbone, entry = _SINGLE_HEAD[layout.name]
     num_classes = _rows(state, entry, layout, what)
     return NetworkSpec(architecture, backbone, num_classes, _class_space(num_classes, class_space, what))
+
+
+def _ripu_entries(content: Mapping[str, Any], layout: Layout, what: str) -> dict[str, Tensor]:
+    """Both parts as one state dictionary of ours: the backbone at top level, the head under `classifier.`."""
+    parts = {part: content.get(part) for part in _RIPU_PARTS}
+    absent = [part for part, entries in parts.items() if not isinstance(entries, Mapping) or not entries]
+    if absent:
+        raise UserError(
+            f"{what} looks like {layout.title}, but has no {' and no '.join(absent)}; give the "
+            "model_iter*.pth that holds both"
+        )
+    features, head = (clean_keys(parts[part]) for part in _RIPU_PARTS)
+    foreign = next((name for name in features if not name.startswith("backbone.")), None)
+    if foreign is not None:
+        raise UserError(
+            f"{what} looks like {layout.title}, but its feature_extractor has the entry {foreign}, which is "
+            "not below backbone.; networks other than the published ResNet-101 are not known"
+        )
+    backbone = {name.removeprefix("backbone."): value for name, value in features.items()}
+    return backbone | {f"classifier.{name}": value for name, value in head.items()}
+
+
+def _ripu_spec(state: Mapping[str, Any], layout: Layout, what: str, class_space: str | None) -> NetworkSpec:
+    entry = next((name for name in _RIPU_HEADS if name in state), None)
+    if entry is None:
+        expected = " nor ".join(name.removeprefix("classifier.") for name in _RIPU_HEADS)
+        raise UserError(f"{what} looks like {layout.title}, but its classifier has neither {expected}")
+    num_classes = _rows(state, entry, layout, what)
+    # FREEZE_BN False, which no published setting uses, leaves ordinary BatchNorm with its counters.
+    norm_style = "bn" if any(name.endswith(COUNTER) for name in state) else "frozen"
+    return NetworkSpec(
+        _RIPU_HEADS[entry],
+        "resnet101",
+        num_classes,
+        _class_space(num_classes, class_space, what),
+        {"norm_style": norm_style},
+    )
 
 
 def _rows(state: Mapping[str, Any], name: str, layout: Layout, what: str) -> int:

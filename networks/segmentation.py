@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from networks.checkpointing import recomputed_in_backward
+from networks.checkpointing import recomputed_in_backward, run_in_turn
 from networks.normalization import InputNormalization
 from networks.spec import NetworkSpec, SegmentationOutput
 
@@ -65,9 +65,9 @@ class SegmentationNetwork(nn.Module):
             outputs.append(x)
         return outputs
 
-    def run_head(self, name: str, x: Tensor) -> Tensor:
-        """Logits of the head registered under `name`."""
-        return self._run_unit((name,), x)
+    def run_head(self, name: str, *features: Tensor) -> Tensor:
+        """Logits of the head registered under `name`, which takes these features."""
+        return self._run_unit((name,), *features)
 
     def is_backbone(self, name: str) -> bool:
         """Whether the parameter, buffer or module of this name belongs to the backbone."""
@@ -88,10 +88,8 @@ class SegmentationNetwork(nn.Module):
         """
         self.activation_checkpointing = True
 
-    def _run_unit(self, unit: Unit, x: Tensor) -> Tensor:
+    def _run_unit(self, unit: Unit, *inputs: Tensor) -> Tensor:
         modules = [self.get_submodule(path) for path in unit]
         if self.activation_checkpointing and torch.is_grad_enabled():
-            return recomputed_in_backward(modules, x)
-        for module in modules:
-            x = module(x)
-        return x
+            return recomputed_in_backward(modules, *inputs)
+        return run_in_turn(modules, *inputs)

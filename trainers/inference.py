@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from typing import TypeVar
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 
 from data_loaders.resampling import resize_image
 from data_loaders.samples import planar
-from trainers.protocols import Protocol, Size
+from trainers.protocols import Protocol, Size, Upsampled
 from utils import distributed, maths
 from utils.errors import UserError
 from utils.logs import format_duration
@@ -67,34 +68,45 @@ class PreparedImage:
     size: Size
 
 
-def pass_probability(one: Pass, auxiliary_weight: float) -> Tensor:
-    """softmax(auxiliary_weight * auxiliary + main), in the image's own orientation; (N, C, h, w).
+def pass_logits(one: Pass, auxiliary_weight: float) -> Tensor:
+    """auxiliary_weight * auxiliary + main, in the orientation of the pass; (N, C, h, w).
 
     Source: the authors' released evaluation code (Zheng & Yang, IJCV 2021), both heads fused with 0.5 : 1.
     """
-    one = one.upright()
     logits = maths.at_least_float32(one.main)
     if one.auxiliary is not None:
         logits = logits + auxiliary_weight * maths.at_least_float32(one.auxiliary)
-    return maths.softmax(logits)
+    return logits
 
 
 def sum_by_size(passes: Sequence[Pass], auxiliary_weight: float) -> list[Tensor]:
     """Probability maps at network stride, one per size: equal sizes are summed, as upsampling is linear."""
     sums: dict[torch.Size, Tensor] = {}
     for one in passes:
-        probability = pass_probability(one, auxiliary_weight)
+        probability = maths.softmax(pass_logits(one.upright(), auxiliary_weight))
         size = probability.shape
         sums[size] = sums[size] + probability if size in sums else probability
     return list(sums.values())
 
 
-def fused_probability(passes: Sequence[Pass], size: Size, *, auxiliary_weight: float = 0.5) -> Tensor:
-    """Sum of the passes' probabilities, upsampled to (W, H) `size`: (N, C, H, W) in [0, len(passes)]."""
-    return torch.cat([band for _, band in _bands(sum_by_size(passes, auxiliary_weight), size)], dim=2)
+def fused_probability(
+    passes: Sequence[Pass],
+    size: Size,
+    *,
+    auxiliary_weight: float = 0.5,
+    upsampled: Upsampled = "probabilities",
+) -> Tensor:
+    """Sum of the passes' probabilities at (W, H) `size`, as `Protocol` says: (N, C, H, W) in [0, passes]."""
+    return torch.cat([band for _, band in _bands(passes, size, auxiliary_weight, upsampled)], dim=2)
 
 
-def fuse(passes: Sequence[Pass], size: Size, *, auxiliary_weight: float = 0.5) -> tuple[Tensor, Tensor]:
+def fuse(
+    passes: Sequence[Pass],
+    size: Size,
+    *,
+    auxiliary_weight: float = 0.5,
+    upsampled: Upsampled = "probabilities",
+) -> tuple[Tensor, Tensor]:
     """Most probable class and its summed probability at (W, H) `size`.
 
     Equal to the maximum of `fused_probability` over classes, without ever holding that on the CPU: the sum is
@@ -103,24 +115,41 @@ def fuse(passes: Sequence[Pass], size: Size, *, auxiliary_weight: float = 0.5) -
     Returns:
         (N, H, W) uint8 train ids and (N, H, W) summed probability in (0, len(passes)].
     """
-    maps = sum_by_size(passes, auxiliary_weight)
-    width, height = size
-    label = torch.empty((maps[0].shape[0], height, width), dtype=torch.uint8, device=maps[0].device)
-    confidence = torch.empty(label.shape, dtype=maps[0].dtype, device=maps[0].device)
-    for rows, band in _bands(maps, size):
+    main, (width, height) = passes[0].main, size
+    label = torch.empty((len(main), height, width), dtype=torch.uint8, device=main.device)
+    confidence = torch.empty(label.shape, dtype=maths.at_least_float32(main[:0]).dtype, device=main.device)
+    for rows, band in _bands(passes, size, auxiliary_weight, upsampled):
         confidence[:, rows], best = band.max(dim=1)
         label[:, rows] = best.to(torch.uint8)
     return label, confidence
 
 
-def _bands(maps: Sequence[Tensor], size: Size) -> Iterator[tuple[slice, Tensor]]:
-    """Consecutive rows of the sum of all upsampled maps: (rows, (N, C, number of rows, W))."""
+def _bands(
+    passes: Sequence[Pass], size: Size, auxiliary_weight: float, upsampled: Upsampled
+) -> Iterator[tuple[slice, Tensor]]:
+    """Consecutive rows of the sum of all passes' probabilities: (rows, (N, C, number of rows, W))."""
+    parts: list[Callable[[slice], Tensor]]
+    if upsampled == "probabilities":
+        maps = sum_by_size(passes, auxiliary_weight)
+        parts = [partial(maths.upsampled_rows, values, size) for values in maps]
+    else:
+        maps = [pass_logits(one, auxiliary_weight) for one in passes]
+        parts = [
+            partial(_probability_rows, values, size, mirrored=one.flipped)
+            for values, one in zip(maps, passes, strict=True)
+        ]
     per_row = maps[0].shape[0] * maps[0].shape[1] * size[0]
     for rows in maths.row_bands(size[1], per_row, maps[0].device):
-        total = maths.upsampled_rows(maps[0], size, rows)
-        for other in maps[1:]:
-            total += maths.upsampled_rows(other, size, rows)
+        total = parts[0](rows)
+        for part in parts[1:]:
+            total += part(rows)
         yield rows, total
+
+
+def _probability_rows(logits: Tensor, size: Size, rows: slice, *, mirrored: bool) -> Tensor:
+    """Rows of the softmax of the upsampled logits, mirrored back after it."""
+    band = maths.softmax(maths.upsampled_rows(logits, size, rows))
+    return band.flip(-1) if mirrored else band
 
 
 def labelling_uncertainty(passes: Sequence[Pass]) -> Tensor:
@@ -215,6 +244,7 @@ class Predictor:
                 passes,
                 self.protocol.output_size or output_size or prepared.size,
                 auxiliary_weight=self.protocol.auxiliary_weight,
+                upsampled=self.protocol.upsampled,
             )
         return Prediction(label[0], confidence[0], tuple(passes))
 

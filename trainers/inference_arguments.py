@@ -23,7 +23,7 @@ def add_inference_arguments(parser: Parser) -> None:
         choices=tuple(PROTOCOLS),
         metavar="NAME",
         help=f"sizes, flip and output size: {', '.join(PROTOCOLS)} "
-        "(default: what the snapshot remembers, else the published one of the target, else mrnet)",
+        "(default: what the snapshot or published file asks for, else the target's, else mrnet)",
     )
     add(
         "--base-size",

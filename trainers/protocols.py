@@ -12,6 +12,7 @@ from typing import Any, Literal
 from utils.errors import UserError
 
 Size = tuple[int, int]  # width, height
+Upsampled = Literal["probabilities", "logits"]
 
 COMMON = "common"  # one column for all methods: a single scale, no flip
 
@@ -20,14 +21,15 @@ COMMON = "common"  # one column for all methods: a single scale, no flip
 class Protocol:
     """How one image becomes probabilities, and how absent classes count in the mean.
 
-    Every pass takes softmax(auxiliary_weight * auxiliary + main) at network stride, mirrors a flipped pass
-    back and upsamples the probabilities (bilinear, corners aligned) to the output size; passes are summed.
+    Every pass takes the logits auxiliary_weight * auxiliary + main and makes probabilities of them at the
+    output size (bilinear upsampling, corners aligned), mirrored back where it is flipped; passes are summed.
 
     Attributes:
         base_size: (W, H) that scale 1 stands for; None: the image's own size.
         scales: one pass (with `flip` two) for each.
         output_size: (W, H) of the label map; None: that of the truth, or of the image where there is none.
         resampling: filter of the input resize, as in `data_loaders.transforms`.
+        upsampled: "probabilities": softmax at network stride, then upsampling; "logits": the other way round.
         absent: whether a class in neither truth nor prediction is left out of the mean or counts as 0.
     """
 
@@ -38,6 +40,7 @@ class Protocol:
     auxiliary_weight: float = 0.5
     output_size: Size | None = None
     resampling: str = "pillow_bicubic"
+    upsampled: Upsampled = "probabilities"
     absent: Literal["nan", "zero"] = "nan"
 
     @property
@@ -71,12 +74,13 @@ class Protocol:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Protocol:
-        """The inverse of `to_dict`."""
+        """The inverse of `to_dict`; a field that an older version did not write has its default."""
         return cls(
             **{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
         )
 
 
+_RIPU: dict[str, Any] = {"flip": True, "upsampled": "logits", "absent": "zero"}
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
@@ -103,6 +107,10 @@ PROTOCOLS: dict[str, Protocol] = {
         ),
         Protocol(name="mrnet-gta5", base_size=(1280, 640), output_size=(1280, 640)),
         Protocol(name="mrnet", scales=(1.0, 1.25), flip=True),
+        # RIPU and DWACA: the logits at network stride go straight to the size of the label.
+        Protocol(name="ripu-cityscapes", base_size=(1280, 640), **_RIPU),
+        Protocol(name="ripu-cityscapes-1024", base_size=(1024, 512), **_RIPU),  # source-free from SYNTHIA
+        Protocol(name="ripu", **_RIPU),
         Protocol(name=COMMON),
     )
 }

@@ -136,8 +136,7 @@ def scores(
             class.
         space: names the class subsets whose mean IoU is wanted.
         absent: a class neither labelled nor predicted has the IoU NaN and no part in means, or the IoU 0.
-            Its accuracy, and that of a class that is only predicted, stays out of `mean_accuracy` in both
-            cases.
+            Likewise the accuracy of a class without labels: it stays out of `mean_accuracy`, or counts as 0.
     """
     table = counts.detach().cpu().numpy()
     right = np.diagonal(table).astype(np.float64)
@@ -147,6 +146,8 @@ def scores(
     if absent == "zero":
         iou = np.where(np.isnan(iou), 0.0, iou)
     class_accuracy = _ratio(right, labelled)
+    if absent == "zero":
+        class_accuracy = np.where(np.isnan(class_accuracy), 0.0, class_accuracy)
     total = labelled.sum()
     return Scores(
         iou=100 * iou,

@@ -1,10 +1,11 @@
-"""Files of the original release: a published checkpoint is scored, both ImageNet files start a training."""
+"""Files of the original releases: published checkpoints are scored, both ImageNet files start a training."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -76,6 +77,53 @@ def test_an_original_checkpoint_is_scored_as_it_was_saved(
     run = json.loads(scores.read_text())["runs"][0]
     assert run["iteration"] == 25_000
     assert sum(map(sum, run["confusion"])) == 2 * SIZE[0] * SIZE[1]
+
+
+def ripu_checkpoint(architecture: str, num_classes: int) -> dict[str, Any]:
+    """As RIPU's and DWACA's training write it, with the `module.` that some published files have."""
+    torch.manual_seed(0)
+    network = build(NetworkSpec(architecture, "resnet101", num_classes, "any"))
+    for name, buffer in network.named_buffers():
+        if name.endswith("bn3.weight"):
+            buffer.fill_(0.1)  # else the maps of random blocks grow beyond all bounds
+    parts: dict[str, dict[str, Tensor]] = {"feature_extractor": {}, "classifier": {}}
+    for name, value in network.state_dict().items():
+        if network.is_backbone(name):
+            parts["feature_extractor"][f"module.backbone.{name}"] = value
+        else:
+            parts["classifier"][f"module.{name.removeprefix('classifier.')}"] = value
+    momentum = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}
+    return {"iteration": 39_000, **parts, "optimizer_fea": momentum, "optimizer_cls": momentum}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "num_classes", "space"),
+    [("deeplab_v2", 19, "cityscapes19"), ("deeplab_v3plus", 16, "synthia16")],
+)
+def test_a_ripu_checkpoint_is_scored_by_its_own_protocol(
+    data: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    architecture: str,
+    num_classes: int,
+    space: str,
+) -> None:
+    torch.save(ripu_checkpoint(architecture, num_classes), tmp_path / "model_iter040000.pth")
+    scores = tmp_path / "scores.json"
+    words = [tmp_path / "model_iter040000.pth", "--target", "cityscapes", "--base-size", "64,32"]
+    words += ["--data-root", data, "--device", "cpu", "--json", scores]
+    assert evaluate.main([*map(str, words)]) == 0
+    table = capsys.readouterr().out
+    assert "ripu-cityscapes (64x32, flip)" in table
+    assert "13 classes" in table
+    content = json.loads(scores.read_text())
+    assert content["classes"] == space
+    run = content["runs"][0]
+    assert run["iteration"] == 39_000  # what the file says, not its name
+    assert (run["protocol"]["upsampled"], run["protocol"]["absent"]) == ("logits", "zero")
+    assert len(run["confusion"]) == num_classes
+    pixels, counted = 2 * SIZE[0] * SIZE[1], sum(map(sum, run["confusion"]))
+    assert counted == pixels if num_classes == 19 else 0 < counted < pixels  # 16: three classes are ignored
 
 
 @pytest.mark.parametrize(

@@ -122,3 +122,57 @@ def test_imagenet_files_are_told_from_whole_networks(tmp_path: Path) -> None:
     assert not holds_backbone_only(Path(saved(tmp_path / "own.pth", {"layer6.x": net.conv1.weight})))
     with pytest.raises(UserError, match=r"nowhere.pth does not exist"):
         holds_backbone_only(tmp_path / "nowhere.pth")
+
+
+def drawn_statistics(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The same entries with drawn BatchNorm statistics, small variances among them."""
+    torch.manual_seed(0)
+    ends = {"running_mean": (-1.0, 1.0), "running_var": (1e-6, 1.0)}
+    for name, value in state.items():
+        if name.rsplit(".", 1)[1] in ends:
+            value.uniform_(*ends[name.rsplit(".", 1)[1]])
+    return state
+
+
+def test_a_frozen_resnet_takes_the_statistics_as_they_are(tmp_path: Path) -> None:
+    reference, net = drawn_statistics(models.resnet18().state_dict()), network("resnet18", "deeplab_v2")
+    line = load_backbone(net, saved(tmp_path / "r18.pth", reference))
+    assert "100 entries of a ResNet ImageNet file" in line
+    assert "raised" not in line
+    backbone = {name: value for name, value in net.state_dict().items() if net.is_backbone(name)}
+    assert len(backbone) == 100
+    assert all(torch.equal(value, reference[name]) for name, value in backbone.items())
+
+
+def test_dead_channels_of_a_frozen_backbone_are_repaired_and_counted(tmp_path: Path) -> None:
+    reference, net = drawn_statistics(models.resnet18().state_dict()), network("resnet18", "deeplab_v3plus")
+    variance, weight = reference["bn1.running_var"], reference["bn1.weight"]
+    variance[:4] = torch.tensor([0.0, 1e-30, 1e-12, 1e-12])
+    weight[:4] = torch.tensor([0.0, 1.0, 1.0, 1e-8])  # the last two scales are 1e6 and 0.01
+    line = load_backbone(net, saved(tmp_path / "r18.pth", reference))
+    assert "running_var of 3 dead channels raised to 1e-05" in line
+    torch.testing.assert_close(net.bn1.running_var[:4], torch.tensor([1e-5, 1e-5, 1e-5, 1e-12]))
+    assert torch.equal(net.bn1.running_var[4:], variance[4:])
+    assert net(torch.zeros(1, 3, 33, 40, dtype=torch.uint8)).logits.isfinite().all()
+
+
+def test_a_frozen_mobilenet_computes_what_batch_norm_computes(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.pth", drawn_statistics(models.mobilenet_v2().state_dict()))
+    frozen, plain = (
+        build(NetworkSpec("deeplab_v2", "mobilenet_v2", 3, "any3", {"norm_style": style})).double().eval()
+        for style in ("frozen", "bn")
+    )
+    for net in (frozen, plain):
+        load_backbone(net, path)
+    x = torch.randn(1, 3, 33, 40, dtype=torch.float64)
+    with torch.no_grad():
+        for ours, theirs in zip(frozen.backbone_features(x), plain.backbone_features(x), strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-9 * theirs.abs().max().item())
+
+
+@pytest.mark.parametrize("value", [-1.0, float("nan")])
+def test_statistics_that_no_batch_norm_can_have_are_refused(tmp_path: Path, value: float) -> None:
+    reference = models.resnet18().state_dict()
+    reference["bn1.running_var"][3] = value
+    with pytest.raises(UserError, match=r"is damaged: bn1.running_var holds negative or no numbers"):
+        load_backbone(network("resnet18", "deeplab_v2"), saved(tmp_path / "r18.pth", reference))

@@ -37,6 +37,25 @@ def test_gradients_and_buffers_are_those_of_the_plain_network(backbone: str, mod
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in checkpointed.named_buffers())
 
 
+@pytest.mark.parametrize("backbone", ["resnet18_quarter", "mobilenet_v2"])
+def test_a_head_of_several_inputs_is_recomputed_too(backbone: str) -> None:
+    torch.manual_seed(0)
+    options = {"head_channels": 8, "low_channels": 4, "drop_rate": 0.5}
+    plain = build(NetworkSpec("deeplab_v3plus", backbone, 3, "any3", options)).double()
+    checkpointed = copy.deepcopy(plain)
+    checkpointed.enable_activation_checkpointing()
+    calls: list[int] = []
+    checkpointed.classifier.register_forward_pre_hook(lambda *_: calls.append(1))
+    images = torch.randint(0, 256, (2, 3, 33, 40), dtype=torch.uint8)
+    for network in (plain, checkpointed):
+        torch.manual_seed(1)  # dropout
+        network(images).logits.square().sum().backward()
+    assert len(calls) == 2
+    gradients = {name: p.grad for name, p in plain.named_parameters()}
+    for name, parameter in checkpointed.named_parameters():
+        torch.testing.assert_close(parameter.grad, gradients[name], rtol=1e-12, atol=1e-14)
+
+
 def test_the_compiled_network_counts_each_forward_once_too() -> None:
     block = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU())
     plain = copy.deepcopy(block)

@@ -82,6 +82,24 @@ def test_weights_that_do_not_fit_their_own_description_are_refused(tmp_path: Pat
         load_network(tmp_path / "s.pth")
 
 
+def test_frozen_statistics_that_cannot_be_divided_by_are_refused(tmp_path: Path) -> None:
+    net = build(NetworkSpec("deeplab_v2", "resnet18_quarter", 3, "any"))
+    net.layer1[0].bn2.running_var[2:4] = 0
+    snapshots.save(tmp_path / "s.pth", snapshot(net))
+    with pytest.raises(UserError, match=r"running_var of layer1.0.bn2 is 0 or no number in 2 channels"):
+        load_network(tmp_path / "s.pth")
+
+
+def test_a_network_of_another_normalisation_is_not_filled(tmp_path: Path) -> None:
+    net, other = (
+        build(NetworkSpec("deeplab_v2", "resnet18_quarter", 3, "any", {"norm_style": style}))
+        for style in ("frozen", "bn")
+    )
+    snapshots.save(tmp_path / "s.pth", snapshot(net))
+    with pytest.raises(UserError, match="trained with norm_style frozen, this run builds bn"):
+        load_weights(other, tmp_path / "s.pth")
+
+
 def test_a_published_generator_in_the_old_format_is_loaded(tmp_path: Path) -> None:
     torch.manual_seed(0)
     original = build(NetworkSpec("deeplab_two_head", "resnet101_caffe", 9, "robotcar9", {"norm_style": "gn"}))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -115,6 +116,73 @@ def test_unusual_class_counts_need_a_class_space() -> None:
     assert identify(generator(7), class_space="idd7")[0].class_space == "idd7"
     with pytest.raises(UserError, match="has 7 classes but the class space cityscapes19 has 19"):
         identify(generator(7), class_space="cityscapes19")
+
+
+def ripu(architecture: str = "deeplab_v2", num_classes: int = 19, **options: object) -> dict[str, Any]:
+    """Content of a RIPU or DWACA checkpoint without memory for its weights."""
+    with torch.device("meta"):
+        network = build(NetworkSpec(architecture, "resnet101", num_classes, "any", options))
+    parts: dict[str, State] = {"feature_extractor": {}, "classifier": {}}
+    for name, value in network.state_dict().items():
+        if network.is_backbone(name):
+            parts["feature_extractor"][f"backbone.{name}"] = value
+        else:
+            parts["classifier"][name.removeprefix("classifier.")] = value
+    return {"iteration": 40_000, **parts, "optimizer_fea": {}, "optimizer_cls": {}}
+
+
+def test_ripu_files_with_ordinary_batch_norm_are_seen() -> None:
+    spec, state = identify(ripu("deeplab_v3plus", 16, norm_style="bn"))
+    assert spec.options == {"norm_style": "bn"}
+    assert "classifier.shortcut.1.num_batches_tracked" in state
+
+
+def test_wrapped_parts_and_a_class_space_of_ones_own_are_taken() -> None:
+    content = ripu(num_classes=7)
+    content["feature_extractor"] = {f"module.{k}": v for k, v in content["feature_extractor"].items()}
+    assert identify(content, class_space="idd7")[0].class_space == "idd7"
+
+
+def broken_ripu(change: str) -> dict[str, Any]:
+    content = ripu()
+    features, head = content["feature_extractor"], content["classifier"]
+    if change == "optimisers only":
+        return {"iteration": 1, "optimizer_fea": {}, "optimizer_cls": {}}
+    if change == "no classifier":
+        del content["classifier"]
+    elif change == "missing":
+        del features["backbone.layer3.5.conv2.weight"]
+    elif change == "unknown":
+        head["conv2d_list.4.weight"] = torch.empty(1)
+    elif change == "foreign":
+        features["fc.weight"] = torch.empty(1)
+    elif change == "no head":
+        del head["conv2d_list.0.weight"]
+    elif change == "classes differ":
+        head["conv2d_list.2.bias"] = torch.empty(16)
+    return content
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("optimisers only", "has no feature_extractor and no classifier; give the model_iter"),
+        ("no classifier", "has no classifier; give"),
+        ("missing", "1 entries are missing, first layer3.5.conv2.weight"),
+        ("unknown", "first classifier.conv2d_list.4.weight"),
+        ("foreign", "its feature_extractor has the entry fc.weight"),
+        ("no head", "its classifier has neither conv2d_list.0.weight nor decoder.3.weight"),
+        ("classes differ", r"first classifier.conv2d_list.2.bias: \(16,\) instead of \(19,\)"),
+    ],
+)
+def test_parts_of_a_ripu_checkpoint_are_refused_by_name(change: str, message: str) -> None:
+    with pytest.raises(UserError, match=f"looks like a RIPU or DWACA checkpoint.*{message}"):
+        identify(broken_ripu(change), Path("model_iter040000.pth"))
+
+
+def test_a_ripu_checkpoint_of_another_class_space_is_refused() -> None:
+    with pytest.raises(UserError, match="has 16 classes but the class space cityscapes19 has 19"):
+        identify(ripu(num_classes=16), class_space="cityscapes19")
 
 
 T = torch.empty(1)

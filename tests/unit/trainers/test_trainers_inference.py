@@ -59,6 +59,60 @@ def test_fusion_in_bands_equals_the_plain_sum(
     torch.testing.assert_close(picked, expected.amax(1), rtol=1e-6, atol=1e-6)
 
 
+def plain_sum_of_upsampled_logits(passes: list[Pass], size: tuple[int, int]) -> Tensor:
+    """RIPU's order: upsample the raw logits, softmax, mirror back, add."""
+    total = torch.zeros(())
+    for one in passes:
+        logits = 0.5 * one.auxiliary + one.main
+        full = interpolate(logits, size=size[::-1], mode="bilinear", align_corners=True).softmax(1)
+        total = total + (full.flip(-1) if one.flipped else full)
+    return total
+
+
+@pytest.mark.parametrize("size", [(37, 23), (9, 5), (64, 1), (1, 8)])
+@pytest.mark.parametrize("band_elements", [1, 1000, 1 << 20])
+def test_upsampled_logits_are_fused_in_bands_as_in_one_piece(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int], band_elements: int
+) -> None:
+    monkeypatch.setattr(maths, "BAND_ELEMENTS", band_elements)
+    passes = four_passes(torch.float64, batch=2)
+    expected = plain_sum_of_upsampled_logits(passes, size)
+    found = fused_probability(passes, size, upsampled="logits")
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-12)
+    label, confidence = fuse(passes, size, upsampled="logits")
+    best, index = expected.max(1)
+    torch.testing.assert_close(confidence, best, rtol=1e-12, atol=1e-12)
+    assert torch.equal(label.long(), index)
+    assert best.max() <= len(passes)
+
+
+def test_the_order_of_softmax_and_upsampling_matters() -> None:
+    passes, size = four_passes(), (37, 23)
+    one, other = (fuse(passes, size, upsampled=how)[1] for how in ("probabilities", "logits"))
+    assert (one - other).abs().max() > 0.1
+
+
+def test_the_whole_probability_volume_is_never_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(maths, "BAND_ELEMENTS", 2 * CLASSES * 40)  # two rows
+    largest: list[int] = []
+
+    def watched(logits: Tensor) -> Tensor:
+        largest.append(logits.numel())
+        return logits.softmax(1)
+
+    monkeypatch.setattr(maths, "softmax", watched)
+    fuse(four_passes(), (40, 30), upsampled="logits")
+    assert max(largest) == 2 * CLASSES * 40
+    assert len(largest) == 4 * 15
+
+
+def test_half_precision_logits_are_promoted_before_they_are_upsampled() -> None:
+    half = [Pass(one.main.bfloat16(), one.auxiliary.bfloat16(), one.flipped) for one in four_passes()]
+    single = [Pass(one.main.float(), one.auxiliary.float(), one.flipped) for one in half]
+    for left, right in zip(*(fuse(p, (20, 12), upsampled="logits") for p in (half, single)), strict=True):
+        assert torch.equal(left, right)
+
+
 def test_fusion_keeps_float64_and_promotes_half_precision() -> None:
     double = four_passes(torch.float64)
     torch.testing.assert_close(
@@ -142,6 +196,15 @@ def test_passes_follow_the_protocol_and_mirror_images_share_a_batch() -> None:
     assert 0 < prediction.confidence.max() <= protocol.passes == 4
 
 
+def test_prediction_upsamples_what_the_protocol_says() -> None:
+    flip = Protocol(name="flip", base_size=(32, 16), flip=True, upsampled="logits")
+    prediction = predictor(flip).predict(picture(), (11, 7))
+    label, confidence = fuse(prediction.passes, (11, 7), upsampled="logits")
+    assert torch.equal(prediction.label, label[0])
+    assert torch.equal(prediction.confidence, confidence[0])
+    assert not torch.equal(confidence, fuse(prediction.passes, (11, 7))[1])
+
+
 def test_mirror_image_gets_the_mirrored_labels() -> None:
     engine = predictor(Protocol(name="flip", scales=(1.0, 1.5), flip=True))
     straight, mirrored = engine.predict(picture()), engine.predict(picture()[:, ::-1].copy())
@@ -192,6 +255,9 @@ def test_progress_tells_rate_and_time_left() -> None:
         ("mrnet-robotcar-labels", [(1280, 960), (1600, 1200)], (1280, 960), 4),
         ("mrnet-gta5", [(1280, 640)], (1280, 640), 1),
         ("mrnet", [(320, 240), (400, 300)], None, 4),
+        ("ripu-cityscapes", [(1280, 640)], None, 2),
+        ("ripu-cityscapes-1024", [(1024, 512)], None, 2),
+        ("ripu", [(320, 240)], None, 2),
         ("common", [(320, 240)], None, 1),
     ],
 )
@@ -207,6 +273,34 @@ def test_presets_have_the_published_sizes(
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
 def test_protocol_survives_plain_values(protocol: Protocol) -> None:
     assert Protocol.from_dict(protocol.to_dict()) == protocol
+
+
+def test_only_ripus_presets_upsample_logits_and_count_absent_classes_as_zero() -> None:
+    for name, protocol in PROTOCOLS.items():
+        ripu = name.startswith("ripu")
+        assert protocol.upsampled == ("logits" if ripu else "probabilities")
+        assert protocol.absent == ("zero" if ripu else "nan")
+        assert protocol.flip or not ripu
+
+
+def test_protocols_of_older_snapshots_upsample_probabilities() -> None:
+    values = protocol_named("mrnet-cityscapes").to_dict()
+    del values["upsampled"]
+    assert Protocol.from_dict(values) == protocol_named("mrnet-cityscapes")
+    assert choose_protocol(None, evaluation={"protocol": values}).upsampled == "probabilities"
+
+
+def test_labels_are_made_by_ripus_own_protocol() -> None:
+    own = choose_protocol("ripu", evaluation={}, base_size=(64, 32))
+    assert labelling_protocol(own) == own
+    assert own.upsampled == "logits"
+
+
+def test_a_published_files_own_protocol_wins_over_the_targets() -> None:
+    remembered = {"protocol": "ripu-cityscapes"}
+    assert choose_protocol(None, evaluation=remembered, target="cityscapes").base_size == (1280, 640)
+    small = choose_protocol(None, evaluation=remembered, target="cityscapes", base_size=(64, 32))
+    assert (small.name, small.base_size, small.absent) == ("ripu-cityscapes", (64, 32), "zero")
 
 
 def test_unknown_protocol_names_the_nearest() -> None:
