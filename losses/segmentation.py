@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from losses.reduction import global_ratio
 from utils import distributed, maths
 from utils.class_spaces import IGNORE_LABEL
 
@@ -49,7 +50,7 @@ def weighted_cross_entropy(logits: Tensor, labels: Tensor, class_weight: Tensor 
     """
     pixel_loss = pixel_cross_entropy(logits, labels)
     weight = pixel_weight(labels, class_weight, pixel_loss.dtype)
-    return _global_ratio((pixel_loss * weight).sum(), weight.sum())
+    return global_ratio((pixel_loss * weight).sum(), weight.sum())
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ def hard_pixel_cross_entropy(
     weighted = pixel_loss * weight
     threshold = hard_label_threshold(weighted, percentile)
     easy = weighted.detach() < threshold
-    loss = _global_ratio(weighted.masked_fill(easy, 0).sum(), weight.masked_fill(easy, 0).sum())
+    loss = global_ratio(weighted.masked_fill(easy, 0).sum(), weight.masked_fill(easy, 0).sum())
     return HardPixelLoss(loss, threshold, labels.to(torch.int64).masked_fill(easy, IGNORE_LABEL))
 
 
@@ -106,9 +107,3 @@ def hard_label_threshold(pixel_loss: Tensor, percentile: float) -> Tensor:
         values = values.sort().values
         above = values[min(low + 1, last)]
     return torch.lerp(values[low], above, place - low)
-
-
-def _global_ratio(numerator: Tensor, denominator: Tensor) -> Tensor:
-    """This rank's numerator over the mean of all ranks' denominators; 0 if those are all 0."""
-    total = distributed.all_reduce_sum(denominator.detach())
-    return numerator * distributed.world_size() / torch.where(total > 0, total, torch.ones_like(total))
