@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
                 )
             }
             if wiring_data.stage_two_needs_target(args, settings):
-                datasets["target"] = wiring_data.unlabelled_dataset(args, domains.target)
+                datasets["target"] = wiring_data.target_dataset(args, domains.target)
             network = wiring.build_network(args, domains.space, world)
             wiring.check_label_origin(args, pseudo_labels, network)
             num_classes = domains.space.num_classes

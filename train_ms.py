@@ -52,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             domains = wiring_data.find_domains(args, source=True, target=True)
             datasets = {
                 "source": wiring_data.labelled_dataset(args, domains.source, domains.space),
-                "target": wiring_data.unlabelled_dataset(args, domains.target),
+                "target": wiring_data.target_dataset(args, domains.target),
             }
             network = wiring.build_network(args, domains.space, world)
             num_classes = domains.space.num_classes

@@ -30,6 +30,7 @@ def parse_args(argv: Sequence[str] | None = None) -> wiring.Arguments:
     """Options of supervised training."""
     parser = arguments.make_parser(__doc__, prog="train_source.py")
     arguments.add_source_arguments(parser)
+    arguments.add_source_order_arguments(parser)
     arguments.add_target_arguments(parser)
     arguments.add_evaluation_arguments(parser)
     arguments.add_data_arguments(parser)
@@ -49,13 +50,14 @@ def main(argv: Sequence[str] | None = None) -> int:
             chosen = wiring.prepare_process(args, world)
             domains = wiring_data.find_domains(args, source=True, target=False)
             datasets = {"source": wiring_data.labelled_dataset(args, domains.source, domains.space)}
+            order = wiring_data.source_order(args, domains.source, domains.space)
             network = wiring.build_network(args, domains.space, world)
             trainer = SupervisedTrainer(
                 network=network,
                 settings=wiring.method_settings(SupervisedSettings, args),
                 world=world,
                 loop=wiring.loop_settings(args, chosen),
-                streams=wiring_data.sample_streams(args, world, datasets),
+                streams=wiring_data.sample_streams(args, world, datasets, orders={"source": order}),
                 evaluator=wiring.make_evaluator(args, domains, world, chosen),
                 evaluation=wiring.evaluation_memory(args, domains),
             )

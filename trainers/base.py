@@ -15,7 +15,7 @@ from data_loaders.streams import SampleStream
 from networks.normalization import set_batch_norm
 from networks.segmentation import SegmentationNetwork
 from trainers import run_state
-from trainers.loop_settings import Event, LoopSettings, WaitForLabels
+from trainers.loop_settings import Event, Interrupted, LoopSettings, Outcome, WaitForLabels
 from trainers.meter import Meter
 from trainers.pictures import training_pictures
 from trainers.steps import Batches, Step
@@ -73,7 +73,7 @@ class Trainer:
         self.best = float("-inf")
         self.best_at = -1  # iteration of the best score
         self.evaluated_at = -1  # iteration of the newest evaluation
-        self.waiting_event: str | None = None  # name of the event that waits for people
+        self.waiting_event: str | None = None  # name of the event that the next start begins with
         set_batch_norm(network, loop.batch_norm, train_affine=loop.train_batch_norm_affine)
         network.train()
         self.teacher = None
@@ -88,7 +88,7 @@ class Trainer:
         self.meter = Meter()
         self.watch = FiniteWatch()
         self._waited_s = 0.0
-        self._outcome: WaitForLabels | None = None  # of the newest event
+        self._outcome: Outcome = None  # of the newest event
         self._batches: Sequence[Batches] = ()
 
     # what a method defines
@@ -108,6 +108,10 @@ class Trainer:
     def events(self) -> list[Event]:
         """Scheduled events of the method, in order."""
         return []
+
+    def set_mode(self, iteration: int) -> None:
+        """Puts the network into the mode in which it trains at a 0-based iteration."""
+        self.network.train()
 
     def rebuild_streams(self) -> Mapping[str, SampleStream]:
         """The streams to go on with after an event that says so, and after a snapshot was loaded.
@@ -153,6 +157,7 @@ class Trainer:
         return stop
 
     def _prepare(self, iteration: int) -> None:
+        self.set_mode(iteration)
         for name, rate in self.learning_rates(iteration).items():
             set_learning_rate(self.optimizers[name], rate)
         for optimizer in self.optimizers.values():
@@ -187,7 +192,7 @@ class Trainer:
                 if self._run_events():
                     self.save()
                 if self._outcome is not None:
-                    return self._wait(self._outcome)
+                    return self._end_at_event(self._outcome)
             if resumed and not self._evaluate_if_due():
                 return self._leave()
             while self.iteration < self.loop.num_steps_stop:
@@ -200,7 +205,7 @@ class Trainer:
                 if stop or changed or self._evaluation_due() or self.iteration % self.loop.save_every == 0:
                     self.save()
                 if self._outcome is not None:
-                    return self._wait(self._outcome)
+                    return self._end_at_event(self._outcome)
                 if (stop and not self._at_end()) or not self._evaluate_if_due():
                     return self._leave()
         finally:
@@ -240,13 +245,16 @@ class Trainer:
             self.run.log.scalars(self.iteration, scalars)
 
     def _run_events(self) -> bool:
-        """Runs what is due after `iteration` updates, up to an event that waits for people; True if a
-        method's event happened, to be saved. A run that waited goes on with the event it waited in."""
+        """Runs what is due after `iteration` updates, up to an event that cannot be finished now; True if a
+        method's event happened, to be saved. A continued run begins with the event it ended in."""
         due = [event for event in self.events() if event.due(self.iteration)]
         names = [event.name for event in due]
         if self.waiting_event in names:
             due = due[names.index(self.waiting_event) :]
         for event in due:
+            if event.snapshot_first and self.waiting_event != event.name:
+                self.waiting_event = event.name
+                self.save()
             logger.info("%s after iteration %d", event.name, self.iteration)
             self._outcome = distributed.broadcast_object(event.action(self.iteration))
             self.waiting_event = None if self._outcome is None else event.name
@@ -280,7 +288,6 @@ class Trainer:
             return True
         if not self.evaluate():
             return False
-        self.evaluated_at = self.iteration
         self.save()
         return True
 
@@ -304,6 +311,7 @@ class Trainer:
         if metrics is None:
             return False
         self.metrics = dict(metrics)
+        self.evaluated_at = self.iteration
         if self.world.is_main and self.run is not None:
             self.run.log.scalars(self.iteration, self.metrics)
         return True
@@ -348,7 +356,7 @@ class Trainer:
         """
         if self.run is None:
             return False
-        found = run_state.newest_snapshot(self.run, self.world)
+        found = run_state.newest_snapshot(self.run)
         if found is None:
             self.run.clear_marks()
             self.run.resume_at(0)
@@ -378,6 +386,9 @@ class Trainer:
                 self.run.mark(PREEMPTED, f"iteration {self.iteration}, {signal}")
         distributed.barrier("leaving after a stop signal")
         return 0
+
+    def _end_at_event(self, outcome: WaitForLabels | Interrupted) -> int:
+        return self._leave() if isinstance(outcome, Interrupted) else self._wait(outcome)
 
     def _wait(self, outcome: WaitForLabels) -> int:
         """Ends the run, whose snapshot is written, until people have done what an event asks for."""

@@ -99,6 +99,7 @@ def evaluate(
     world: World,
     precision: Precision | None = None,
     num_workers: int = 2,
+    read_truth: Callable[[Item], np.ndarray] | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> Evaluation | None:
     """Scores a network on labelled images under a protocol. Every rank must call it; all get the same result.
@@ -107,6 +108,7 @@ def evaluate(
     on the device. Where the network's classes are not those of `space`, its predictions are merged into them.
 
     Args:
+        read_truth: (H, W) uint8 train ids of an item, in place of its label file.
         stop: asked before every image; when it is true on any rank the result is None on all.
 
     Raises:
@@ -115,7 +117,7 @@ def evaluate(
     merge = _merge(network.spec.class_space, space)
     distributed.synchronize_buffers_(network)
     predictor = Predictor(network, protocol, device=world.device, precision=precision)
-    read_truth = truth_reader(files, space)
+    read_truth = read_truth or truth_reader(files, space)
 
     def load(item: Item) -> tuple[Item, PreparedImage, np.ndarray]:
         return item, predictor.prepare(read_image(item.image)), read_truth(item)

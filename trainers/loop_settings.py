@@ -38,6 +38,14 @@ class WaitForLabels:
 
 
 @dataclass(frozen=True, slots=True)
+class Interrupted:
+    """Outcome of an event that a stop signal cut short: the run ends there, the next start calls it again."""
+
+
+Outcome = WaitForLabels | Interrupted | None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """Something a method does between iterations, on all ranks: a query round, a bank fill.
 
@@ -45,13 +53,16 @@ class Event:
         name: for the log; unique in a trainer.
         due: whether it happens after that many updates (0: before the first).
         action: called on every rank with the number of updates; a snapshot is taken after it. None: go on.
-            WaitForLabels (rank 0's outcome counts): the run ends there with exit code 0, and the next start
-            calls this action again.
+            WaitForLabels, Interrupted (rank 0's outcome counts): the run ends there with exit code 0, and the
+            next start calls this action again.
         rebuild_streams: it changed what the streams read: batches loaded ahead are dropped and
             `Trainer.rebuild_streams` is asked for the streams, which go on from their positions.
+        snapshot_first: it takes long: a snapshot is taken before it too, so that a run killed in it starts
+            again with it.
     """
 
     name: str
     due: Callable[[int], bool]
-    action: Callable[[int], WaitForLabels | None]
+    action: Callable[[int], Outcome]
     rebuild_streams: bool = False
+    snapshot_first: bool = False

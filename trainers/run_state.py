@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from data_loaders.streams import SampleStream
 from utils import distributed, seeding, snapshots
-from utils.distributed import World
 from utils.errors import UserError
 from utils.runs import Run
 from utils.snapshots import FORMAT_VERSION, clean_keys
@@ -104,21 +103,20 @@ def check_alike(what: Mapping[str, str], remedy: str) -> None:
             raise UserError(f"{name} differ on ranks {different} from rank 0's; {remedy}", everywhere=True)
 
 
-def newest_snapshot(run: Run, world: World) -> tuple[Path, dict[str, Any]] | None:
+def newest_snapshot(run: Run) -> tuple[Path, dict[str, Any]] | None:
     """The snapshot that rank 0 chose, on every rank; None in a folder without any.
 
     Raises:
         UserError: on every rank: none of the folder's snapshots can be read.
     """
-    found, error = None, None
-    if world.is_main:
-        try:
-            found = run.snapshots.latest()
-        except UserError as unreadable:
-            error = str(unreadable)
-    path, error = distributed.broadcast_object((found and found[0], error))
-    if error is not None:
-        raise UserError(error, everywhere=True)
+    found = None
+
+    def latest() -> Path | None:
+        nonlocal found
+        found = run.snapshots.latest()
+        return found and found[0]
+
+    path = distributed.from_rank_zero(latest)
     if path is None or found is not None:
         return found
     return path, snapshots.read(path)

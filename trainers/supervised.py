@@ -13,33 +13,29 @@ from losses.segmentation import hard_pixel_cross_entropy, weighted_cross_entropy
 from networks.segmentation import SegmentationNetwork
 from networks.spec import SegmentationOutput
 from trainers.base import Trainer
-from trainers.parameter_groups import segmentation_parameter_groups
+from trainers.optimization import OptimizerSettings
 from trainers.steps import Batches, Step, StepModule, StepOutput, detached
 from utils.maths import upsample
-from utils.optimizers import build_adam, build_sgd
-from utils.schedules import polynomial_with_warm_up
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SupervisedSettings:
+class SupervisedSettings(OptimizerSettings):
     """Settings of the segmentation losses and of the generator's optimiser (published defaults: methods'
     README table)."""
 
-    optimizer: str = "sgd"  # or adamw
-    learning_rate: float = 2.5e-4  # backbone; heads get 10 times as much
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    num_steps: int = 100_000  # length of the polynomial decay, not of the run
-    power: float = 0.9
-    warm_up: int = 0  # iterations
     lambda_seg: float = 0.1  # weight of the auxiliary head
     class_balance: bool = False
     often_balance: bool = False
     max_value: float = 2.0  # class weight of small and absent classes
     only_hard_label: float = 0.0  # percentile of the pixel losses below which pixels are dropped; 0 keeps all
-    quirks: str = "published"
-    fused_optimizer: str = "torch"
-    max_grad_norm: float | None = None
+
+
+def upsampled_logits(network: SegmentationNetwork, images: Tensor) -> tuple[Tensor | None, Tensor]:
+    """Logits of the auxiliary head (None without one) and the main head, at the images' size."""
+    output: SegmentationOutput = network(images)
+    size = tuple(images.shape[-2:])
+    auxiliary = output.auxiliary_logits
+    return None if auxiliary is None else upsample(auxiliary, size), upsample(output.logits, size)
 
 
 class SupervisedStep(StepModule):
@@ -74,10 +70,7 @@ class SupervisedStep(StepModule):
 
     def predict(self, images: Tensor) -> tuple[Tensor | None, Tensor]:
         """Logits of the auxiliary (None without one) and the main head, upsampled to the images' size."""
-        output: SegmentationOutput = self.network(images)
-        size = tuple(images.shape[-2:])
-        auxiliary = output.auxiliary_logits
-        return None if auxiliary is None else upsample(auxiliary, size), upsample(output.logits, size)
+        return upsampled_logits(self.network, images)
 
     def segmentation_loss(
         self, auxiliary: Tensor | None, main: Tensor, labels: Tensor
@@ -131,40 +124,13 @@ class SupervisedTrainer(Trainer):
         return [self.segmentation_step(module)]
 
     def segmentation_step(self, module: StepModule) -> Step:
-        """The step that owns the segmentation network and its SGD optimiser."""
-        settings = self.settings
-        if settings.optimizer == "adamw":
-            groups = segmentation_parameter_groups(self.network, quirks="fixed")
-            optimizer = build_adam(
-                groups,
-                lr=settings.learning_rate,
-                betas=(0.9, 0.999),
-                weight_decay=settings.weight_decay,
-                decoupled=True,
-                implementation=settings.fused_optimizer,
-            )
-        else:
-            optimizer = build_sgd(
-                segmentation_parameter_groups(self.network, quirks=settings.quirks),
-                lr=settings.learning_rate,
-                momentum=settings.momentum,
-                weight_decay=settings.weight_decay,
-                nesterov=True,
-                implementation=settings.fused_optimizer,
-            )
-        return Step("segmentation", module, {"segmentation": optimizer}, settings.max_grad_norm)
+        """The step that owns the segmentation network and its optimiser."""
+        optimizer = self.settings.build(self.network)
+        return Step("segmentation", module, {"segmentation": optimizer}, self.settings.max_grad_norm)
 
     def learning_rates(self, iteration: int) -> dict[str, float]:
         """Rate of every optimiser at a 0-based iteration."""
-        settings = self.settings
-        rate = polynomial_with_warm_up(
-            iteration,
-            base=settings.learning_rate,
-            num_steps=settings.num_steps,
-            power=settings.power,
-            warm_up=settings.warm_up,
-        )
-        return {"segmentation": rate}
+        return {"segmentation": self.settings.rate(iteration)}
 
     def method_modules(self) -> dict[str, nn.Module]:
         """State beside the network that a resumed run needs."""

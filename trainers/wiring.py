@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from data_loaders.dataset import LabelReader
 from data_loaders.discovery import FileList
 from networks import NetworkSpec, build
 from networks.apex_group_norm import use_apex_group_norm
@@ -63,7 +64,8 @@ def build_network(args: Arguments, space: ClassSpace, world: World) -> Segmentat
         "output_stride": args.output_stride,
     }
     known = option_names(args.network)
-    options = {name: value for name, value in asked.items() if name in known}
+    # None: the architecture's own default, as is what only the CLI default of the two-head network says
+    options = {name: value for name, value in asked.items() if name in known and value is not None}
     _warn_about_dropped(args, set(asked) - known)
     spec = NetworkSpec(args.network, args.backbone, space.num_classes, space.name, options)
     network = build(spec)
@@ -134,29 +136,49 @@ def method_settings(kind: type, args: Arguments) -> Any:
     return kind(**values)
 
 
+def protocol_of(args: Arguments) -> Protocol:
+    """How the run's snapshots are scored.
+
+    Raises:
+        UserError: no protocol of that name.
+    """
+    return choose_protocol(args.protocol, evaluation={"input_size_target": args.input_size_target})
+
+
 def evaluation_memory(args: Arguments, domains: Domains) -> dict[str, Any]:
     """What a snapshot remembers about its scores: the whole protocol, and which images were scored.
 
     Raises:
         UserError: no protocol of that name.
     """
-    protocol = choose_protocol(args.protocol, evaluation={"input_size_target": args.input_size_target})
     return {
-        "protocol": protocol.to_dict(),
+        "protocol": protocol_of(args).to_dict(),
         "input_size_target": list(args.input_size_target),
         "images": None if domains.evaluation is None else domains.evaluation.fingerprint(),
     }
 
 
 def make_evaluator(
-    args: Arguments, domains: Domains, world: World, chosen: precision.Precision
+    args: Arguments,
+    domains: Domains,
+    world: World,
+    chosen: precision.Precision,
+    *,
+    read_truth: LabelReader | None = None,
 ) -> Evaluator | None:
-    """Scores a network on the labelled target images; None where there are none."""
+    """Scores a network on the labelled images of `domains.evaluation`; None where there are none.
+
+    Args:
+        read_truth: labels to score on, at image size, in place of the label files.
+    """
     if domains.evaluation is None:
         return None
-    protocol = Protocol.from_dict(evaluation_memory(args, domains)["protocol"])
-    check_first_label(domains.evaluation, protocol)
-    return _Evaluator(domains.evaluation, domains.space, protocol, world, chosen, args.num_workers)
+    protocol = protocol_of(args)
+    if read_truth is None:
+        check_first_label(domains.evaluation, protocol)
+    return _Evaluator(
+        domains.evaluation, domains.space, protocol, world, chosen, args.num_workers, read_truth
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +189,7 @@ class _Evaluator:
     world: World
     precision: precision.Precision
     num_workers: int
+    read_truth: LabelReader | None = None
 
     def __call__(self, network: SegmentationNetwork) -> dict[str, float] | None:
         result = evaluate(
@@ -177,12 +200,14 @@ class _Evaluator:
             world=self.world,
             precision=self.precision,
             num_workers=self.num_workers,
+            read_truth=self.read_truth,
             stop=lambda: stopping.requested() is not None,
         )
         if result is None:
             return None
         logger.info(
-            "target %s: mIoU %.2f of %d images (%s)",
+            "%s %s: mIoU %.2f of %d images (%s)",
+            self.files.description.name,
             self.files.split,
             result.scores.miou,
             result.images,

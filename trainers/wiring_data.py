@@ -8,9 +8,13 @@ import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
+import numpy as np
+
+from data_loaders.balanced_order import ListedOrder
 from data_loaders.checking import check_first_labels
-from data_loaders.dataset import SegmentationDataset
+from data_loaders.dataset import LabelReader, SegmentationDataset
 from data_loaders.description import DatasetDescription, load_description
 from data_loaders.discovery import FileList, NothingFoundError, find_files
 from data_loaders.streams import SampleStream
@@ -19,6 +23,7 @@ from trainers.label_checks import PseudoLabels, check_pseudo_labels, check_thres
 from trainers.labelling import default_pseudo_label_folder, find_pseudo_label_folder
 from trainers.memory import MemorySettings
 from trainers.run_state import check_alike
+from trainers.source_order import class_balanced_order
 from utils.arguments import batch_line, check_num_classes
 from utils.class_spaces import ClassSpace, class_space
 from utils.distributed import World
@@ -45,8 +50,19 @@ class Domains:
         return {role: found for role, found in files.items() if found is not None}
 
 
-def find_domains(args: Arguments, *, source: bool, target: bool) -> Domains:
+def find_domains(
+    args: Arguments,
+    *,
+    source: bool,
+    target: bool,
+    target_labels: Literal["required", "never"] = "never",
+) -> Domains:
     """Finds and checks the images and labels that the run will read, before anything is built.
+
+    Args:
+        source: whether it reads the source domain.
+        target: whether it trains on target images.
+        target_labels: required: an oracle answers from the labels of those images.
 
     Raises:
         UserError: a folder, list or label is not what it should be, or differs between the ranks.
@@ -62,10 +78,13 @@ def find_domains(args: Arguments, *, source: bool, target: bool) -> Domains:
             split=args.target_split,
             root=args.target_root,
             data_root=_data_root(args),
-            labels="never",
+            labels=target_labels,
             list_file=args.target_list,
             strict=args.strict,
         )
+        if target_labels == "required":
+            target_files.description.label_table(space.name)
+            check_first_labels(target_files)
     files = Domains(space, source_files, target_files, _evaluation_files(args, described_target, space))
     for role, found in files.found().items():
         logger.info(
@@ -138,11 +157,11 @@ def labelled_dataset(
     """Samples of the labelled stream: source labels, or the target's pseudo labels."""
     transform = TrainingTransform(
         size=args.input_size,
-        crop=args.crop_size[::-1],
+        crop=_crop(args),
         scale_range=args.scale_range,
         crop_attempts=args.crop_attempts,
         crop_min_classes=args.crop_min_classes,
-        mirror=True,
+        mirror=args.mirror,
         autoaugment=args.autoaug,
     )
     if pseudo_label_root is not None:
@@ -154,15 +173,36 @@ def labelled_dataset(
     )
 
 
-def unlabelled_dataset(args: Arguments, files: FileList) -> SegmentationDataset:
-    """Samples of the unlabelled target stream."""
+def target_dataset(
+    args: Arguments, files: FileList, *, label_reader: LabelReader | None = None
+) -> SegmentationDataset:
+    """Samples of the target stream: unlabelled, or with the labels that `label_reader` gives."""
     transform = TrainingTransform(
         size=args.input_size_target,
-        crop=args.crop_size[::-1],
+        crop=_crop(args),
         mirror=args.random_mirror,
         autoaugment=args.autoaug_target,
     )
-    return SegmentationDataset(files, transform=transform)
+    return SegmentationDataset(files, transform=transform, label_reader=label_reader)
+
+
+def _crop(args: Arguments) -> tuple[int, int] | None:
+    """(H, W) of the training crops; None: whole images."""
+    return None if args.crop_size is None else args.crop_size[::-1]
+
+
+def source_order(args: Arguments, files: FileList, space: ClassSpace) -> ListedOrder | None:
+    """The order in which source images are drawn; None: shuffled."""
+    if args.source_order == "shuffled":
+        return None
+    return class_balanced_order(
+        files,
+        space,
+        table=args.label_info,
+        seed=args.seed,
+        draws=args.num_steps * args.batch_size,
+        num_workers=args.num_workers,
+    )
 
 
 def find_pseudo_labels(args: Arguments, domains: Domains) -> PseudoLabels:
@@ -209,17 +249,21 @@ def sample_streams(
     datasets: Mapping[str, SegmentationDataset],
     *,
     pseudo_labels: Mapping[str, PseudoLabels] | None = None,
+    orders: Mapping[str, ListedOrder | None] | None = None,
 ) -> dict[str, SampleStream]:
     """One endless stream per data set, all with the global batch.
 
     Args:
         pseudo_labels: by stream; they count for what a continued run compares.
+        orders: by stream, where images are not drawn in shuffled order.
     """
+    orders = orders or {}
     logger.info("%s", batch_line(args, world))
     pseudo_labels = pseudo_labels or {}
     return {
         name: SampleStream(
             dataset,
+            order=orders.get(name),
             seed=args.seed,
             name=name,
             global_batch=args.batch_size,
@@ -228,17 +272,19 @@ def sample_streams(
             accumulation=args.accumulation,
             num_workers=args.num_workers,
             pin_memory=world.device.type == "cuda",
-            fingerprint=_fingerprint(dataset, pseudo_labels.get(name)),
+            fingerprint=_fingerprint(dataset, pseudo_labels.get(name), orders.get(name)),
             description=_description(dataset, pseudo_labels.get(name)),
         )
         for name, dataset in datasets.items()
     }
 
 
-def _fingerprint(dataset: SegmentationDataset, labels: PseudoLabels | None) -> str:
+def _fingerprint(dataset: SegmentationDataset, labels: PseudoLabels | None, order: ListedOrder | None) -> str:
     """16 hexadecimal digits that change with the names of images and label files, their order, and the
     pseudo labels; not with the folder they lie in."""
     digest = hashlib.sha256(b"" if labels is None else labels.fingerprint.encode())
+    if order is not None:
+        digest.update(np.asarray(order.indices, np.int64).tobytes())
     for item in dataset.items:
         digest.update(f"{item.name}\t{item.label.name if item.label else ''}\n".encode())
     return digest.hexdigest()[:16]

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.devices import Launch, choose_device, read_launch
-from utils.errors import alike_everywhere
+from utils.errors import UserError, alike_everywhere
 from utils.roll_call import RollCall, StalledRankError, looks_like_lost_peers
 
 T = TypeVar("T")
@@ -204,6 +204,26 @@ def any_rank(flag: bool, *, what: str) -> bool:
     if world_size() > 1:
         _collective(what, lambda: dist.all_reduce(seen, op=dist.ReduceOp.MAX, group=_group_for(seen)))
     return bool(seen)
+
+
+def from_rank_zero(make: Callable[[], T]) -> T:
+    """What `make()` gives on rank 0, on every rank; it is called there only.
+
+    Raises:
+        UserError: on every rank, where rank 0's call raised one.
+    """
+    value, error = None, None
+    if is_main():
+        try:
+            value = make()
+        except UserError as own:
+            if world_size() == 1:
+                raise
+            error = str(own)
+    value, error = broadcast_object((value, error))
+    if error is not None:
+        raise UserError(error, everywhere=True)
+    return value
 
 
 def all_reduce_mean(t: Tensor) -> Tensor:

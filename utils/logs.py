@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import re
 import resource
 import sys
 import time
@@ -23,6 +24,7 @@ from utils.files import write_atomically
 HANDLER_PREFIX = "segadapt:"  # names of the handlers that `configure` owns on the root logger
 METRICS_FILE = "metrics.jsonl"
 LONGEST_HOLD = 1000  # messages
+_NOT_IN_TAGS = re.compile(r"[^-/\w.]")  # what tensorboard refuses in names
 
 
 class _Held(logging.Handler):
@@ -98,7 +100,7 @@ class MetricLog:
         writer = self._open_writer()
         if writer is not None:
             for name, value in numbers.items():
-                writer.add_scalar(name, value, iteration)
+                writer.add_scalar(_NOT_IN_TAGS.sub("_", name), value, iteration)
 
     def picture(self, iteration: int, name: str, array: np.ndarray) -> None:
         """Writes an (H, W, 3) uint8 RGB picture to `pictures/iteration_0001200_<name>.png`."""

@@ -7,7 +7,7 @@ NaN, neither in the value nor in the gradient.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -81,6 +81,40 @@ def upsampled_rows(low: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
         band.reshape(count * classes, -1, low_width), size=width, mode="linear", align_corners=True
     )
     return band.view(count, classes, -1, width)
+
+
+def window_reduce(x: Tensor, length: int, combine: Callable[[Tensor, Tensor], Tensor] = torch.add) -> Tensor:
+    """Sums, or another associative reduction, over all `length` x `length` windows that lie inside `x`.
+
+    Runs of 1, 2, 4, ... values are combined along each axis, so that a window of any length costs few passes
+    and float sums are pairwise, hence accurate.
+
+    Args:
+        x: (..., H, W), both at least `length`.
+        length: of a side.
+        combine: of two tensors, for example `torch.maximum`.
+
+    Returns:
+        (..., H - length + 1, W - length + 1); `x` itself for length 1.
+    """
+    for dim in (-2, -1):
+        x = _run_reduce(x, length, dim, combine)
+    return x
+
+
+def _run_reduce(x: Tensor, length: int, dim: int, combine: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """Reduction of every `length` consecutive values along `dim`."""
+    results = x.shape[dim] - length + 1
+    total, covered, step = None, 0, 1
+    while True:
+        if length & step:  # `x` holds runs of `step` values
+            part = x.narrow(dim, covered, results)
+            total = part if total is None else combine(total, part)
+            covered += step
+        if covered == length:
+            return total
+        x = combine(x.narrow(dim, 0, x.shape[dim] - step), x.narrow(dim, step, x.shape[dim] - step))
+        step *= 2
 
 
 def _promoted(x: Tensor) -> torch.dtype:

@@ -14,6 +14,7 @@ import torch
 
 import evaluate
 import generate_plabel
+import train_al
 import train_ft
 import train_ms
 import train_source
@@ -32,6 +33,7 @@ SCRIPTS = {
     "mrnet": train_ms,
     "rectified": train_ft,
     "plain": train_ft,
+    **dict.fromkeys(("ripu", "region", "pixel", "v3plus", "source_free", "percent"), train_al),
 }
 
 # The originals' README, with paths that exist in the test.
@@ -145,6 +147,84 @@ PUBLISHED = {
 }
 
 
+# Xie et al., CVPR 2022, and DWACA: what every released configuration shares.
+ACTIVE_SHARED = {
+    "backbone": "resnet101",
+    "norm_style": "frozen",
+    "input_size": (1280, 720),
+    "input_size_target": (1280, 640),
+    "crop_size": None,
+    "scale_range": None,
+    "mirror": False,
+    "random_mirror": False,
+    "autoaug": False,
+    "source_order": "class-balanced",
+    "batch_size": 2,
+    "optimizer": "sgd-plain",
+    "learning_rate": 2.5e-4,
+    "momentum": 0.9,
+    "weight_decay": 5e-4,
+    "power": 0.9,
+    "warm_up": 0,
+    "num_steps": 62_500,
+    "precision": "fp32",
+    "protocol": "ripu-cityscapes",
+    "target": "cityscapes",
+}
+ADAPTED = {
+    **ACTIVE_SHARED,
+    "num_steps_stop": 40_000,
+    "select_iterations": (10_000, 12_000, 14_000, 16_000, 18_000),
+    "lambda_consistency": 0.1,
+    "consistency": "l1",
+    "lambda_negative": 1.0,
+    "negative_threshold": 0.05,
+    "source_free": False,
+    "oracle": "truth",
+    "score": "published",
+}
+RIPU = {**ADAPTED, "method": "ripu", "class_weights_from": "none", "dropout_schedule": "always"}
+REGION = {"setting": "region", "radius": 1}
+DWACA = {
+    **ADAPTED,
+    **REGION,
+    "method": "dwaca",
+    "network": "deeplab_v3plus",
+    "droprate": 0.1,
+    "class_weights_from": "validation",
+    "dropout_schedule": "reference",
+    "dropout_period": 2000,
+    "save_pred_every": 2000,
+}
+SOURCE_FREE = {
+    **RIPU,
+    "source_free": True,
+    "network": "deeplab_v2",
+    "setting": "region",
+    "budget": "2.2%",
+    "radius": 9,
+    "num_steps_stop": 30_000,
+    "select_iterations": (0, 2000, 4000, 6000, 8000),
+}
+SMALLER = {"input_size_target": (1024, 512), "protocol": "ripu-cityscapes-1024"}
+ACTIVE = {
+    f"{source}_to_cityscapes_{name}": {**values, **extra, "source": source, "classes": classes}
+    for source, classes, smaller in (("gta5", "cityscapes19", {}), ("synthia", "synthia16", SMALLER))
+    for name, values, extra in (
+        ("ripu_region", {**RIPU, **REGION}, {"network": "deeplab_v2", "budget": "2.2%"}),
+        ("ripu_pixel", RIPU, {"network": "deeplab_v2", "setting": "pixel", "budget": "40px", "radius": 32}),
+        ("ripu_v3plus", {**RIPU, **REGION}, {"network": "deeplab_v3plus", "droprate": 0.1, "budget": "5%"}),
+        ("ripu_source_free", SOURCE_FREE, smaller),
+        *((f"dwaca_{percent}percent", DWACA, {"budget": f"{percent}%"}) for percent in range(1, 6)),
+        (
+            "ripu_source_only",
+            ACTIVE_SHARED,
+            {"network": "deeplab_v2", "learning_rate": 5e-4, "num_steps": 31_250, "num_steps_stop": 20_000},
+        ),
+    )
+}
+
+
 @pytest.fixture(autouse=True)
 def _in_a_folder_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SEGADAPT_DATA"):
@@ -157,13 +237,15 @@ def _in_a_folder_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def parse_recipe(name: str, *words: str) -> argparse.Namespace:
     """The settings of a recipe with what it leaves open: where training starts."""
     script = script_of(name)
-    start = ("--restore-from", "stage_one") if script is train_ft else ("--backbone-weights", "none")
+    continued = script is train_ft or name.endswith("_source_free")
+    start = ("--restore-from", "stage_one") if continued else ("--backbone-weights", "none")
     return script.parse_args([f"@launch/recipes/{name}.args", *start, *words])
 
 
 def script_of(name: str) -> object:
     """The entry point that a recipe is for, by the end of its name."""
-    return next(script for ending, script in SCRIPTS.items() if name.endswith(f"_{ending}"))
+    ending = "percent" if name.endswith("percent") else name
+    return next(script for known, script in SCRIPTS.items() if f"_{ending}".endswith(f"_{known}"))
 
 
 def assert_values(args: argparse.Namespace, values: dict[str, object]) -> None:
@@ -228,14 +310,18 @@ def test_a_recipe_parses_with_its_script_and_every_option_has_an_effect(
 
 
 def test_every_published_setting_has_a_recipe() -> None:
-    assert set(PUBLISHED) == {
-        name for name in RECIPES if "_to_cityscapes_" in name or "_to_robotcar_" in name
-    }
+    published = {name for name in RECIPES if "_to_cityscapes_" in name or "_to_robotcar_" in name}
+    assert set(PUBLISHED) | set(ACTIVE) == published
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_a_recipe_holds_the_published_values(name: str) -> None:
     assert_values(parse_recipe(name), {**SHARED, **PUBLISHED[name]})
+
+
+@pytest.mark.parametrize("name", ACTIVE)
+def test_an_active_recipe_holds_the_published_values(name: str) -> None:
+    assert_values(parse_recipe(name), ACTIVE[name])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from fnmatch import fnmatchcase
-from pathlib import Path
-
 import pytest
-from golden_files import golden_path
+from file_table import names_the_file, unread_and_absent
 
 READ_BY = {  # file stem, * stands for any member of a family: test module
     "autoaugment": "test_mrnet_autoaugment",
@@ -37,15 +34,9 @@ READ_BY = {  # file stem, * stands for any member of a family: test module
 
 
 def test_every_golden_file_has_a_line_and_every_line_a_file() -> None:
-    folder = golden_path("mrnet", "label_luts.json").parent
-    stems = {path.stem for path in folder.iterdir() if path.name != "README.md"}
-    unread = {stem for stem in stems if not any(fnmatchcase(stem, pattern) for pattern in READ_BY)}
-    absent = {pattern for pattern in READ_BY if not any(fnmatchcase(stem, pattern) for stem in stems)}
-    assert (unread, absent) == (set(), set())
+    assert unread_and_absent("mrnet", "label_luts.json", READ_BY) == (set(), set())
 
 
 @pytest.mark.parametrize("stem", READ_BY)
 def test_the_named_module_opens_the_file(stem: str) -> None:
-    source = (Path(__file__).parent / f"{READ_BY[stem]}.py").read_text()
-    suffixes = (".npz", ".json") if "*" not in stem else ("",)
-    assert any(f'"{stem.removesuffix("*")}{suffix}' in source for suffix in suffixes), stem
+    assert names_the_file(READ_BY[stem], stem), stem

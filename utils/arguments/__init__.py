@@ -6,6 +6,7 @@ add_optimizer_arguments(parser)
 args = parse(parser, argv)
 """
 
+from utils.arguments.active_options import add_active_arguments
 from utils.arguments.checks import (
     FREE_TO_CHANGE,
     USED_AT_START,
@@ -31,6 +32,7 @@ from utils.arguments.data_options import (
     add_pseudo_label_arguments,
     add_reading_arguments,
     add_source_arguments,
+    add_source_order_arguments,
     add_target_arguments,
 )
 from utils.arguments.parser import Parser, make_parser, warn
@@ -62,6 +64,7 @@ __all__ = [
     "FREE_TO_CHANGE",
     "USED_AT_START",
     "Parser",
+    "add_active_arguments",
     "add_batch_norm_arguments",
     "add_data_arguments",
     "add_distributed_arguments",
@@ -78,6 +81,7 @@ __all__ = [
     "add_run_arguments",
     "add_segmentation_loss_arguments",
     "add_source_arguments",
+    "add_source_order_arguments",
     "add_target_arguments",
     "add_training_arguments",
     "as_settings",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from utils.arguments.active_checks import check_active
 from utils.arguments.commands import fits_machines, torchrun_command, with_option
 from utils.arguments.parser import warn
 from utils.distributed import World
@@ -21,6 +22,7 @@ FREE_TO_CHANGE = frozenset(
         "evaluation_list", "evaluation_split", "protocol",
         "snapshot_dir", "resume", "save_pred_every", "keep_snapshots", "log_every", "evaluate_every",
         "pictures_every", "tensorboard", "device", "timeout_seconds",
+        "label_info", "accept_partial", "seconds_per_decision", "query_pictures",
     }
 )  # fmt: skip
 
@@ -41,6 +43,9 @@ def check_arguments(args: argparse.Namespace) -> None:
     _check_pixels(args)
     _check_target_terms(args)
     _check_networks(args)
+    _check_source_order(args)
+    if hasattr(args, "select_iterations"):
+        check_active(args)
 
 
 def as_settings(args: argparse.Namespace) -> dict[str, Any]:
@@ -151,12 +156,19 @@ def _check_steps(args: argparse.Namespace) -> None:
 
 
 def _check_optimizer(args: argparse.Namespace) -> None:
+    if getattr(args, "optimizer", "sgd") == "sgd-plain" and _given(args, "quirks"):
+        warn("--quirks has no effect with --optimizer sgd-plain: docs/quirks.md lists MRNet's")
     if getattr(args, "optimizer", "sgd") != "adamw":
         return
     if _given(args, "momentum"):
         warn("--momentum has no effect with --optimizer adamw")
     if _given(args, "quirks") and args.quirks == "published":
         warn("--optimizer adamw steps every parameter once: the published repeated steps are sgd's")
+
+
+def _check_source_order(args: argparse.Namespace) -> None:
+    if _given(args, "label_info") and args.source_order == "shuffled":
+        warn("--label-info has no effect without --source-order class-balanced")
 
 
 def _check_class_balance(args: argparse.Namespace) -> None:
@@ -196,7 +208,7 @@ def _check_target_terms(args: argparse.Namespace) -> None:
 
 def _check_networks(args: argparse.Namespace) -> None:
     if getattr(args, "group_norm_kernel", "torch") == "apex" and getattr(args, "norm_style", "gn") != "gn":
-        warn(f"--group-norm-kernel apex has no effect with --norm-style {args.norm_style}")
+        warn(f"--group-norm-kernel apex has no effect with --norm-style {args.norm_style or 'bn'}")
     if getattr(args, "device", "auto") == "cpu" and getattr(args, "tf32", False):
         warn("--tf32 has no effect on --device cpu")
 

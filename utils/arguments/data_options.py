@@ -40,6 +40,25 @@ def add_source_arguments(parser: Parser, *, source: str = "gta5", input_size: st
     _add_moved(parser, "--data-list", "source_list", values.existing_file)
 
 
+def add_source_order_arguments(parser: Parser, *, order: str = "shuffled") -> None:
+    """In which order labelled images are drawn."""
+    add = parser.add_argument_group("order of the source images").add_argument
+    add(
+        "--source-order",
+        choices=("shuffled", "class-balanced"),
+        default=order,
+        help="class-balanced: images with rare classes are drawn more often (RIPU's list)",
+    )
+    add(
+        "--label-info",
+        type=values.existing_file,
+        metavar="FILE",
+        help="which classes each source image holds, for class-balanced: gtav_label_info.p, "
+        "synthia_label_info.p, or what prepare_data.py statistics wrote (default: found in the source's "
+        "folder, else counted at the start)",
+    )
+
+
 def add_labelled_size_argument(add: Callable[..., Any], input_size: str) -> None:
     """The size of the images that carry labels: the source's, in stage II the target's with pseudo labels."""
     add(
@@ -124,10 +143,10 @@ def add_data_arguments(parser: Parser, *, crop_size: str = "640,360") -> None:
     add = parser.add_argument_group("augmentation").add_argument
     add(
         "--crop-size",
-        type=values.size_wh,
+        type=values.optional_size_wh,
         default=crop_size,
         metavar="W,H",
-        help="width,height in pixels of the training crops of both domains",
+        help="width,height in pixels of the training crops of both domains; none: whole images",
     )
     add(
         "--scale-range",
@@ -151,10 +170,16 @@ def add_data_arguments(parser: Parser, *, crop_size: str = "640,360") -> None:
         help="a crop with more than so many label values (255 counts) is taken at once",
     )
     add(
+        "--mirror",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="mirror half of the labelled images",
+    )
+    add(
         "--random-mirror",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="mirror half of the target images too; labelled images are always mirrored at random",
+        help="mirror half of the target images too",
     )
     add(
         "--autoaug",
@@ -239,14 +264,14 @@ def add_pseudo_label_arguments(parser: Parser) -> None:
     )
 
 
-def add_protocol_arguments(parser: Parser) -> None:
+def add_protocol_arguments(parser: Parser, *, protocol: str = "mrnet") -> None:
     """How the snapshots of a training run are scored."""
     parser.add_argument_group("evaluation protocol").add_argument(
         "--protocol",
-        default="mrnet",
+        default=protocol,
         metavar="NAME",
-        help="how snapshots are scored, here and by evaluate.py, such as mrnet-cityscapes; mrnet takes "
-        "--input-size-target as its base size",
+        help="how snapshots are scored, here and by evaluate.py, such as mrnet-cityscapes or "
+        "ripu-cityscapes; mrnet and ripu take --input-size-target as their base size",
     )
 
 

@@ -17,9 +17,9 @@ from utils.arguments.parser import Parser
 from utils.errors import UserError
 
 
-def add_training_arguments(parser: Parser) -> None:
+def add_training_arguments(parser: Parser, *, protocol: str = "mrnet") -> None:
     """What every training script has: protocol of its scores, run folder, processes, BatchNorm, precision."""
-    add_protocol_arguments(parser)
+    add_protocol_arguments(parser, protocol=protocol)
     add_run_arguments(parser)
     add_distributed_arguments(parser)
     add_batch_norm_arguments(parser)
@@ -51,9 +51,10 @@ def add_network_arguments(parser: Parser) -> None:
     )
     add(
         "--norm-style",
-        choices=("bn", "in", "gn"),
-        default="bn",
-        help="normalisation inside the heads: batch, instance or group norm",
+        choices=("bn", "in", "gn", "frozen"),
+        default=None,
+        help="normalisation: batch, instance or group norm inside the heads; deeplab_v2 and deeplab_v3plus "
+        "take bn, or frozen: fixed scales without epsilon everywhere (default: bn, for those two frozen)",
     )
     add(
         "--use-se",
@@ -79,16 +80,16 @@ def add_network_arguments(parser: Parser) -> None:
     add(
         "--head-channels",
         type=values.positive_int,
-        default=256,
+        default=None,
         metavar="N",
-        help="channels of each branch of a head",
+        help="channels of each branch of a head (default: 256, in deeplab_v3plus 512)",
     )
     add(
         "--bottleneck-channels",
         type=values.positive_int,
-        default=512,
+        default=None,
         metavar="N",
-        help="channels before the classifier of a head",
+        help="channels before the classifier of a head (default: 512)",
     )
     add(
         "--output-stride",
@@ -106,10 +107,10 @@ def add_optimizer_arguments(parser: Parser) -> None:
     add = parser.add_argument_group("optimizer").add_argument
     add(
         "--optimizer",
-        choices=("sgd", "adamw"),
+        choices=("sgd", "sgd-plain", "adamw"),
         default="sgd",
         help="of the segmentation network; sgd has Nesterov momentum and, with --quirks published, steps "
-        "some parameters several times; adamw never does",
+        "some parameters several times (MRNet); sgd-plain has ordinary momentum; it and adamw step each once",
     )
     add(
         "--learning-rate",

@@ -111,6 +111,19 @@ def scale_range(text: str) -> tuple[float, float] | None:
     return lowest, highest
 
 
+def optional_size_wh(text: str) -> tuple[int, int] | None:
+    """As `size_wh`; `none` means there is none."""
+    return None if text.lower() in {"none", "off"} else size_wh(text)
+
+
+def iterations(text: str) -> tuple[int, ...]:
+    """Ascending iteration numbers from `10000,12000,14000`, each once."""
+    chosen = tuple(non_negative_int(part.strip()) for part in text.split(","))
+    if list(chosen) != sorted(set(chosen)):
+        raise ArgumentTypeError(f"must be ascending, each once, got {text}")
+    return chosen
+
+
 def boolean_word(text: str) -> bool:
     """True or False from True/False, 1/0, on/off or yes/no in any case."""
     word = text.lower()

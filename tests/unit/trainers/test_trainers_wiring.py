@@ -146,7 +146,7 @@ class TestData:
             domains = wiring_data.find_domains(args, source=True, target=True)
             datasets = {
                 "source": wiring_data.labelled_dataset(args, domains.source, domains.space),
-                "target": wiring_data.unlabelled_dataset(args, domains.target),
+                "target": wiring_data.target_dataset(args, domains.target),
             }
             made = {"target": PseudoLabels(tmp_path, None, labels)}
             streams = wiring_data.sample_streams(args, WORLD, datasets, pseudo_labels=made)
@@ -161,7 +161,7 @@ class TestData:
         domains = wiring_data.find_domains(args, source=True, target=True)
         datasets = {
             "source": wiring_data.labelled_dataset(args, domains.source, domains.space),
-            "target": wiring_data.unlabelled_dataset(args, domains.target),
+            "target": wiring_data.target_dataset(args, domains.target),
         }
         streams = wiring_data.sample_streams(args, WORLD, datasets)
         source, target = streams["source"].next(), streams["target"].next()

@@ -1,0 +1,340 @@
+"""Active learning by regions: RIPU, and DWACA, which is RIPU with a weight per class in its score.
+
+Training alternates with query rounds at fixed iterations: the network scores the target images, the oracle
+answers for the best places, and the answers train from the next iteration on.
+
+Sources: Xie et al., CVPR 2022 (RIPU); Guan & Yuan, as released (DWACA).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from losses.consistency import local_consistency
+from losses.negative import negative_learning
+from losses.segmentation import weighted_cross_entropy
+from networks.segmentation import SegmentationNetwork
+from selection.class_weights import class_weights
+from selection.published_masks import export_store
+from selection.rounds import RoundFolder, RoundInfo, RoundQueries
+from selection.store import AnnotationStore, BoughtLabels
+from trainers.base import Evaluator, Trainer
+from trainers.loop_settings import Event, Interrupted, Outcome
+from trainers.optimization import OptimizerSettings
+from trainers.query_reports import report_round
+from trainers.query_round import QueryRound
+from trainers.steps import Batches, Step, StepModule, StepOutput, detached
+from trainers.supervised import upsampled_logits
+from trainers.target_images import BoughtLabelReader
+from utils import distributed
+from utils.class_spaces import ClassSpace
+from utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ActiveSettings(OptimizerSettings):
+    """Settings of the losses, of the schedule of rounds, and of DWACA's weights."""
+
+    optimizer: str = "sgd-plain"
+    num_steps: int = 62_500
+    lambda_seg: float = 0.1  # weight of the cross entropy of an auxiliary head, in networks that have one
+    lambda_consistency: float = 0.1  # local consistency on the source
+    consistency: str = "l1"  # or kl
+    lambda_negative: float = 1.0  # negative learning on the target
+    negative_threshold: float = 0.05
+    select_iterations: tuple[int, ...] = (10_000, 12_000, 14_000, 16_000, 18_000)
+    class_weights_from: str = "none"  # validation, labelled, source: DWACA; none: RIPU
+    dropout_schedule: str = "always"  # reference: off from an evaluation of the original to the next round
+    dropout_period: int = 2000  # iterations between the original's evaluations
+
+
+class ActiveStep(StepModule):
+    """Cross entropy on the source and on what was bought of the target, local consistency on the source,
+    negative learning on the target (Xie et al., CVPR 2022, Sec. 3.3).
+
+    A batch without "source" trains on the target alone (source-free).
+    """
+
+    def __init__(self, network: SegmentationNetwork, settings: ActiveSettings) -> None:
+        super().__init__()
+        self.network = network
+        self.settings = settings
+
+    def forward(self, batches: Batches, carried: Mapping[str, Tensor], iteration: int) -> StepOutput:
+        """The plain sum of the weighted terms."""
+        settings = self.settings
+        terms: dict[str, Tensor] = {}
+        loss = torch.zeros((), device=batches["target"].image.device)
+        if "source" in batches:
+            logits, own_loss = self._supervised(batches, "source", terms)
+            loss = loss + own_loss
+            if settings.lambda_consistency > 0:
+                consistency = local_consistency(logits, batches["source"].label, kind=settings.consistency)
+                terms["loss/consistency"] = consistency
+                loss = loss + settings.lambda_consistency * consistency
+        logits, own_loss = self._supervised(batches, "target", terms)
+        loss = loss + own_loss
+        if settings.lambda_negative > 0:
+            negative = negative_learning(logits, threshold=settings.negative_threshold)
+            terms["loss/negative"] = negative
+            loss = loss + settings.lambda_negative * negative
+        return StepOutput(loss, detached(terms))
+
+    def _supervised(self, batches: Batches, name: str, terms: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """Logits of the main head at image size, and the cross entropy of all heads; 0 without a label."""
+        auxiliary, main = upsampled_logits(self.network, batches[name].image)
+        label = batches[name].label
+        loss = terms[f"loss/{name}"] = weighted_cross_entropy(main, label)
+        if auxiliary is not None:
+            loss_auxiliary = terms[f"loss/{name}_aux"] = weighted_cross_entropy(auxiliary, label)
+            loss = loss + self.settings.lambda_seg * loss_auxiliary
+        return main, loss
+
+
+class AnnotationState(nn.Module):
+    """What a snapshot says about the annotations: how many rounds trained it, and what was bought in them."""
+
+    rounds: Tensor
+    digest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("digest", torch.zeros(32, dtype=torch.uint8))
+
+    def set(self, bought: BoughtLabels) -> None:
+        """Describes these annotations from now on."""
+        self.rounds.fill_(bought.rounds)
+        self.digest.copy_(torch.frombuffer(bytearray.fromhex(bought.digest), dtype=torch.uint8))
+
+    def is_of(self, bought: BoughtLabels) -> bool:
+        """Whether these are the annotations that the state describes."""
+        return bytes(self.digest.tolist()).hex() == bought.digest
+
+
+class Oracle(Protocol):
+    """Who answers the queries of a round."""
+
+    def answer(self, folder: RoundFolder, queries: RoundQueries) -> Outcome:
+        """Puts the labels of all queried pixels into the folder; an outcome says why not. Collective."""
+        ...
+
+
+def dropout_is_active(
+    iteration: int, *, select_iterations: Sequence[int], period: int, schedule: str
+) -> bool:
+    """Whether the network is in training mode for the step at a 0-based iteration.
+
+    "reference": DWACA's released loop evaluates every `period` iterations and before every selection, leaves
+    the network in eval mode, and only a selection puts it back. "always" is RIPU's, which never evaluates.
+    """
+    if schedule == "always":
+        return True
+    evaluated = iteration // period * period  # the newest evaluation that is no selection's
+    selected = max((chosen for chosen in select_iterations if chosen <= iteration), default=0)
+    return selected >= evaluated
+
+
+class ActiveTrainer(Trainer):
+    """Trains on streams "target" (with what was bought) and, unless source-free, "source".
+
+    Keyword arguments beyond `Trainer`'s:
+        settings: losses and schedule.
+        query: how regions are chosen.
+        store: the annotations of the run.
+        reader: gives the training images of the target their bought labels.
+        oracle: answers.
+        space: classes in use.
+        method: "ripu" or "dwaca", for snapshots and for the records of the rounds.
+        class_evaluator: scores classes for DWACA's weights, where they do not come from the evaluation.
+        write_masks: keep the originals' gtMask and gtIndicator up to date beside the store.
+    """
+
+    def __init__(
+        self,
+        *,
+        network: SegmentationNetwork,
+        settings: ActiveSettings,
+        query: QueryRound,
+        store: AnnotationStore,
+        reader: BoughtLabelReader,
+        oracle: Oracle,
+        space: ClassSpace,
+        method: str,
+        class_evaluator: Evaluator | None = None,
+        write_masks: bool = False,
+        **loop: object,
+    ) -> None:
+        self.settings = settings
+        self.query = query
+        self.store = store
+        self.reader = reader
+        self.oracle = oracle
+        self.space = space
+        self.method = method
+        self.write_masks = write_masks
+        self.class_evaluator = class_evaluator
+        self.annotations = AnnotationState()
+        self.annotations.set(reader.bought)
+        super().__init__(network=network, **loop)
+
+    def build_steps(self) -> list[Step]:
+        """One step on both domains."""
+        module = ActiveStep(self.network, self.settings)
+        optimizer = self.settings.build(self.network)
+        return [Step("segmentation", module, {"segmentation": optimizer}, self.settings.max_grad_norm)]
+
+    def learning_rates(self, iteration: int) -> dict[str, float]:
+        """Rate of the backbone at a 0-based iteration; heads learn 10 times as fast."""
+        return {"segmentation": self.settings.rate(iteration)}
+
+    def method_modules(self) -> dict[str, nn.Module]:
+        """Which annotations trained the network."""
+        return {"annotations": self.annotations}
+
+    def set_mode(self, iteration: int) -> None:
+        """Training mode, or eval mode where the reference forgot to leave it: only dropout differs."""
+        settings = self.settings
+        active = dropout_is_active(
+            iteration,
+            select_iterations=settings.select_iterations,
+            period=settings.dropout_period,
+            schedule=settings.dropout_schedule,
+        )
+        self.network.train(active)
+
+    def events(self) -> list[Event]:
+        """One query round after each of the chosen iterations."""
+        return [
+            Event(
+                f"query round {number + 1} of {len(self.settings.select_iterations)}",
+                due=lambda done, at=iteration: done == at,
+                action=lambda iteration, number=number: self.run_round(number, iteration),
+                rebuild_streams=True,
+                snapshot_first=True,
+            )
+            for number, iteration in enumerate(self.settings.select_iterations)
+        ]
+
+    def rebuild_streams(self) -> Mapping[str, object]:
+        """The same streams, whose new workers see the annotations of the rounds that are over.
+
+        Raises:
+            UserError: the annotations on disk are not those that the snapshot was trained with.
+        """
+        rounds = int(self.annotations.rounds)
+        if not self.annotations.is_of(self.reader.bought):
+            self.reader.bought = self.store.load(rounds)
+        if not self.annotations.is_of(self.reader.bought):
+            raise UserError(
+                f"the annotations in {self.store.folder} are not those that trained the snapshot ({rounds} "
+                "rounds); put the folder back as it was, or start anew in another --snapshot-dir",
+                everywhere=True,
+            )
+        return self.streams
+
+    # a round
+
+    def run_round(self, number: int, iteration: int) -> Outcome:
+        """Selects, asks, stores and reports round `number`; picks up what a stopped process has left."""
+        folder = self.store.round(number)
+        queries = self._queries(folder, number, iteration)
+        if queries is None:
+            return Interrupted()
+        answered = distributed.from_rank_zero(folder.has_labels)
+        outcome = None if answered else self.oracle.answer(folder, queries)
+        if outcome is not None:
+            return outcome
+        self.take_over(self.store.load(number + 1))
+        if self.world.is_main:
+            report_round(
+                self.store,
+                queries,
+                space=self.space,
+                images=self.query.images,
+                pictures=self.query.settings.pictures,
+                run=self.run,
+            )
+            if self.write_masks:
+                self._write_masks(queries)
+        return None
+
+    def _write_masks(self, queries: RoundQueries) -> None:
+        names = [query.name for query in queries.images]
+        export_store(self.reader.bought, names, self.store.folder)
+
+    def take_over(self, bought: BoughtLabels) -> None:
+        """Trains with these annotations from the next streams on."""
+        self.reader.bought = bought
+        self.annotations.set(bought)
+
+    def _queries(self, folder: RoundFolder, number: int, iteration: int) -> RoundQueries | None:
+        """The round's queries, selected now unless they are on disk; None when stopped."""
+        begun = distributed.from_rank_zero(folder.info)
+        weights = None if begun is None else begun.class_weights
+        if begun is None and self.settings.class_weights_from != "none":
+            iou = self._class_iou(number)
+            if iou is None:
+                return None
+            weights = self._weights_of(iou)
+        return self.query.select(folder, self._info(number, iteration, weights), self.reader.bought)
+
+    def _info(self, number: int, iteration: int, weights: Sequence[float] | None) -> RoundInfo:
+        query = self.query.settings
+        return RoundInfo(
+            number=number,
+            iteration=iteration,
+            method=self.method,
+            setting=query.setting if query.score == "published" else f"{query.setting}, {query.score}",
+            label_radius=query.label_radius,
+            exclusion_radius=query.exclusion_radius,
+            budget=str(query.budget),
+            rounds=query.rounds,
+            class_space=self.space.name,
+            image_list=self.query.images.fingerprint,
+            images=len(self.query.images.names),
+            seed=query.seed,
+            class_weights=None if weights is None else tuple(weights),
+        )
+
+    def _class_iou(self, number: int) -> np.ndarray | None:
+        """(C,) IoU in [0, 1] of the present network, absent classes 0; None when stopped.
+
+        Before anything is bought there are no labels to score on where they are the source of the weights:
+        all classes count alike then.
+        """
+        chosen = self.settings.class_weights_from
+        if chosen == "labelled" and number == 0:
+            return np.ones(self.space.num_classes)
+        if chosen == "validation":
+            metrics = self.metrics if self.evaluate() else None
+        else:
+            metrics = self.class_evaluator(self.network)
+        if metrics is None:
+            return None
+        percent = [metrics.get(f"val/iou/{name}", 0.0) for name in self.space.class_names]
+        return (np.array(percent) / 100).astype(np.float32).astype(np.float64)
+
+    def _weights_of(self, iou: np.ndarray) -> list[float]:
+        weights = class_weights(iou)
+        listed = zip(self.space.class_names, weights, iou, strict=True)
+        logger.info(
+            "class weights from %s (weight / IoU): %s",
+            self.settings.class_weights_from,
+            ", ".join(f"{name} {weight:.3g} / {100 * value:.1f}" for name, weight, value in listed),
+        )
+        dead = [name for name, value in zip(self.space.class_names, iou, strict=True) if value == 0]
+        if 0 < len(dead) < len(iou):
+            logger.warning(
+                "IoU 0 of %s: they take weight 1, all other classes shrink to about 1e-5", ", ".join(dead)
+            )
+        return weights.tolist()

@@ -1,0 +1,120 @@
+"""Who answers the queries of a round: label files, or people."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+
+import numpy as np
+
+from selection.oracles import GroundTruthOracle
+from selection.rounds import UNANSWERED, RoundFolder, RoundQueries
+from trainers.inference import ImageProgress, prefetch
+from trainers.loop_settings import Interrupted, Outcome, WaitForLabels
+from utils import distributed
+from utils.class_spaces import IGNORE_LABEL
+
+logger = logging.getLogger(__name__)
+
+
+class TruthOracle:
+    """Answers from label files, split over the processes: the published setting.
+
+    Args:
+        read_label: (H, W) uint8 train ids of the image of that name, at the image's own size.
+        num_workers: threads of this process that read labels.
+        stop: asked after every image; true on any rank ends the work.
+    """
+
+    def __init__(
+        self,
+        read_label: Callable[[str], np.ndarray],
+        *,
+        num_workers: int = 2,
+        stop: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.oracle = GroundTruthOracle(read_label)
+        self.num_workers = num_workers
+        self.stop = stop
+
+    def answer(self, folder: RoundFolder, queries: RoundQueries) -> Outcome:
+        """Writes the labels of all queried pixels. Collective.
+
+        Raises:
+            UserError: a label that is missing or of another size than its image.
+        """
+        mine = [queries.images[place] for place in distributed.shard(len(queries.images))]
+        progress = ImageProgress("reading the answers", len(mine))
+        radius = queries.info.label_radius
+        answers: list[np.ndarray] = []
+        for answer in prefetch(lambda query: self.oracle.answer_image(query, radius), mine, self.num_workers):
+            answers.append(answer)
+            progress.advance()
+            if self.stop():
+                break
+        if distributed.any_rank(len(answers) < len(mine), what="the answers of a round"):
+            return Interrupted()
+        everyone = distributed.all_gather_objects(np.concatenate([np.empty(0, np.uint8), *answers]))
+        distributed.from_rank_zero(lambda: folder.write_labels(np.concatenate(everyone)))
+        return None
+
+
+class PeopleOracle:
+    """People answer, by way of `annotate.py`; the run ends until they have.
+
+    Args:
+        run: the run folder as the user named it, for the message.
+        price: what the round asks of people, in words.
+        accept_partial: go on with what is answered; the rest counts as "cannot tell".
+    """
+
+    def __init__(self, run: str, price: str, *, accept_partial: bool = False) -> None:
+        self.run = run
+        self.price = price
+        self.accept_partial = accept_partial
+
+    def answer(self, folder: RoundFolder, queries: RoundQueries) -> Outcome:
+        """Takes the imported answers over where they are complete, or accepted as they are. Collective."""
+        return distributed.from_rank_zero(lambda: self._take_over(folder, queries))
+
+    def _take_over(self, folder: RoundFolder, queries: RoundQueries) -> Outcome:
+        answers = folder.answers()
+        if answers is None:
+            return WaitForLabels(f"{self._task(queries)}, nothing is answered yet. {self._how(folder)}")
+        left = int(np.count_nonzero(answers == UNANSWERED))
+        if left and not self.accept_partial:
+            share = 100 * (1 - left / len(answers))
+            return WaitForLabels(
+                f"{self._task(queries)}, {left} of {len(answers)} pixels are not answered ({share:.1f} % "
+                f"are; `python annotate.py status {self.run}` lists them). {self._how(folder)}. Or go on "
+                "without the rest: the same command with --accept-partial"
+            )
+        if left:
+            logger.warning(
+                "--accept-partial: %d of %d queried pixels are not answered and stay unlabelled; %s",
+                left,
+                len(answers),
+                _first_missing(queries, answers),
+            )
+        folder.write_labels(np.where(answers == UNANSWERED, IGNORE_LABEL, answers).astype(np.uint8))
+        return None
+
+    def _task(self, queries: RoundQueries) -> str:
+        info = queries.info
+        return f"people are to label round {info.number + 1} of {info.rounds} ({self.price})"
+
+    def _how(self, folder: RoundFolder) -> str:
+        return (
+            f"Write the work out with `python annotate.py export {self.run} --to labelme --out DIR`, have it "
+            f"labelled, read it back with `python annotate.py import {self.run} DIR`"
+        )
+
+
+def _first_missing(queries: RoundQueries, answers: np.ndarray) -> str:
+    """Names the images that lack answers: how many, and the first."""
+    missing = [
+        query.name
+        for query, first, last in zip(queries.images, queries.offsets[:-1], queries.offsets[1:], strict=True)
+        if (answers[first:last] == UNANSWERED).any()
+    ]
+    return f"{len(missing)} images lack some, the first {missing[0]}"

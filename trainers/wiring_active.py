@@ -1,0 +1,211 @@
+"""From parsed arguments to what active learning takes: settings, oracle, query rounds, class scores."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from data_loaders.dataset import SegmentationDataset
+from data_loaders.decoding import read_image
+from data_loaders.discovery import FileList
+from networks.segmentation import SegmentationNetwork
+from selection import budget as budgets
+from selection.budget import Budget
+from selection.published_masks import import_folder
+from selection.store import AnnotationStore
+from trainers import wiring, wiring_data
+from trainers.active import ActiveSettings, ActiveTrainer, Oracle
+from trainers.base import Evaluator
+from trainers.evaluation import truth_reader
+from trainers.oracles import PeopleOracle, TruthOracle
+from trainers.query_round import QueryRound, QuerySettings
+from trainers.target_images import BoughtLabelReader, FileImages
+from trainers.wiring_data import Arguments, Domains
+from utils import distributed, stopping
+from utils.arguments import warn
+from utils.distributed import World
+from utils.errors import UserError
+from utils.precision import Precision
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ActiveParts:
+    """What is made and checked before the network: data, budget, annotations. Nothing is written.
+
+    Attributes:
+        image_size: (H, W) of the first target image, which stands for all in estimates.
+    """
+
+    domains: Domains
+    query: QuerySettings
+    store: AnnotationStore
+    reader: BoughtLabelReader
+    datasets: Mapping[str, SegmentationDataset]
+    image_size: tuple[int, int]
+
+
+def prepare(args: Arguments) -> ActiveParts:
+    """Finds the data and checks the budget against it.
+
+    Raises:
+        UserError: data that is not as it should be, a budget or radius that an image cannot hold, label files
+            that the oracle needs and that are not there, annotations that cannot be read.
+    """
+    domains = wiring_data.find_domains(
+        args,
+        source=not args.source_free,
+        target=True,
+        target_labels="required" if args.oracle == "truth" else "never",
+    )
+    query = query_settings(args)
+    size = read_image(domains.target.items[0].image).shape[:2]
+    _check_query(query, domains.target, size)
+    store = AnnotationStore(Path(args.snapshot_dir) / "queries")
+    reader = BoughtLabelReader(store.load(0))
+    datasets = {"target": wiring_data.target_dataset(args, domains.target, label_reader=reader)}
+    if domains.source is not None:
+        source = wiring_data.labelled_dataset(args, domains.source, domains.space)
+        datasets = {"source": source, **datasets}
+    return ActiveParts(domains, query, store, reader, datasets, size)
+
+
+def query_settings(args: Arguments) -> QuerySettings:
+    """How regions are chosen, from the arguments."""
+    return QuerySettings(
+        setting=args.setting,
+        budget=Budget.parse(args.budget),
+        radius=args.radius,
+        rounds=len(args.select_iterations),
+        training_size=args.input_size_target,
+        score=args.score,
+        seed=args.seed,
+        pictures=args.query_pictures,
+    )
+
+
+def _check_query(query: QuerySettings, files: FileList, size: tuple[int, int]) -> None:
+    if query.radius >= max(size):
+        raise UserError(
+            f"--radius {query.radius} is larger than the image: {files.items[0].image} is "
+            f"{size[1]}x{size[0]}; give a smaller radius"
+        )
+    query.budget.check_fits(
+        size, label_radius=query.label_radius, rounds=query.rounds, training_size=query.training_size
+    )
+
+
+def make_trainer(
+    args: Arguments, parts: ActiveParts, network: SegmentationNetwork, world: World, chosen: Precision
+) -> ActiveTrainer:
+    """The trainer of `--method` with everything it needs but its run folder."""
+    domains = parts.domains
+    evaluator = wiring.make_evaluator(args, domains, world, chosen)
+    size = args.input_size_query or wiring.protocol_of(args).base_size or args.input_size_target
+    orders = {}
+    if domains.source is not None:
+        orders["source"] = wiring_data.source_order(args, domains.source, domains.space)
+    return ActiveTrainer(
+        network=network,
+        settings=wiring.method_settings(ActiveSettings, args),
+        query=QueryRound(
+            network,
+            FileImages(domains.target, size),
+            parts.query,
+            world,
+            num_workers=args.num_workers,
+            stop=_stop_asked,
+        ),
+        store=parts.store,
+        reader=parts.reader,
+        oracle=make_oracle(args, parts),
+        space=domains.space,
+        method=args.method,
+        class_evaluator=class_evaluator(args, parts, world, chosen, evaluator),
+        write_masks=args.write_masks,
+        world=world,
+        loop=wiring.loop_settings(args, chosen),
+        streams=wiring_data.sample_streams(args, world, parts.datasets, orders=orders),
+        evaluator=evaluator,
+        evaluation=wiring.evaluation_memory(args, domains),
+    )
+
+
+def _stop_asked() -> bool:
+    return stopping.requested() is not None
+
+
+def make_oracle(args: Arguments, parts: ActiveParts) -> Oracle:
+    """Label files, or people; for people the price of the run is said now."""
+    domains = parts.domains
+    if args.oracle == "truth":
+        read = truth_reader(domains.target, domains.space)
+        items = {item.name: item for item in domains.target.items}
+        return TruthOracle(lambda name: read(items[name]), num_workers=args.num_workers, stop=_stop_asked)
+    seconds = {}
+    if args.seconds_per_decision is not None:
+        seconds["seconds_per_decision"] = args.seconds_per_decision
+    price = budgets.price(
+        parts.query.budget,
+        sizes=[parts.image_size] * len(domains.target.items),
+        label_radius=parts.query.label_radius,
+        rounds=parts.query.rounds,
+        training_size=parts.query.training_size,
+        **seconds,
+    )
+    logger.info("people are the oracle: %s", price.sentence())
+    return PeopleOracle(str(args.snapshot_dir), price.sentence(), accept_partial=args.accept_partial)
+
+
+def class_evaluator(
+    args: Arguments, parts: ActiveParts, world: World, chosen: Precision, evaluator: Evaluator | None
+) -> Evaluator | None:
+    """Scores the classes for DWACA's weights where that is not the evaluation of the run itself.
+
+    Raises:
+        UserError: the weights come from validation labels and there are none.
+    """
+    domains = parts.domains
+    if args.class_weights_from == "none":
+        return None
+    if args.class_weights_from == "validation":
+        if evaluator is None:
+            raise UserError(
+                "--class-weights-from validation needs the target's labelled validation images and finds "
+                "none; give --evaluation-root, or choose labelled, source or none"
+            )
+        warn(
+            "class weights come from the labels of the very validation images that measure the result, as "
+            "published; --class-weights-from labelled, source or none for a run without that leak"
+        )
+        return None
+    bought = args.class_weights_from == "labelled"
+    files = spread(domains.target if bought else domains.source, args.class_weight_images)
+    scored = replace(domains, evaluation=files)
+    return wiring.make_evaluator(args, scored, world, chosen, read_truth=parts.reader if bought else None)
+
+
+def spread(files: FileList, count: int) -> FileList:
+    """At most `count` images of a list, evenly spread over it."""
+    total = len(files.items)
+    chosen = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(int))
+    return replace(files, items=tuple(files.items[index] for index in chosen))
+
+
+def import_annotations(args: Arguments, trainer: ActiveTrainer) -> None:
+    """Takes over the annotations of an original run into the run folder, once. Collective."""
+    if args.annotations_from is None:
+        return
+    names, classes = trainer.query.images.names, trainer.space.num_classes
+
+    def import_once() -> None:
+        if not trainer.store.has_imported():
+            trainer.store.import_annotations(import_folder(args.annotations_from, names, classes))
+
+    distributed.from_rank_zero(import_once)
+    trainer.take_over(trainer.store.load(0))
