@@ -24,7 +24,7 @@ $(VENV)/.installed: pyproject.toml launch/install.sh
 demo: $(SETUP)                          ## the whole pipeline on the demo city: IoU table and pictures (about 10 minutes)
 	$(PY) launch/demo.py --run-dir demo/full
 
-demo-quick: $(SETUP)                    ## the same path in about 2 minutes
+demo-quick: $(SETUP)                    ## the same path in about 3 minutes
 	$(PY) launch/demo.py --quick --run-dir demo/quick
 
 test: $(SETUP) lint                     ## everything but the tests marked slow

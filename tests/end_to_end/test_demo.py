@@ -27,16 +27,18 @@ def run_demo(folder: Path) -> str:
 def test_quick_demo_ends_with_table_scores_and_pictures_and_a_restart_changes_nothing(tmp_path: Path) -> None:
     printed = run_demo(tmp_path)
     table = printed[printed.rindex("IoU in percent") :]
-    for text in ("source_only", "mrnet", "rectified", "road", "bicycle", "mIoU"):
+    for text in ("source_only", "mrnet", "rectified", "ripu", "road", "bicycle", "mIoU"):
         assert text in table
     assert "first picture after" in printed
     root = tmp_path / "demo"
     scores = json.loads((root / "scores.json").read_text())
-    assert [Path(run["run"]).name for run in scores["runs"]] == ["source_only", "mrnet", "rectified"]
+    runs = ["source_only", "mrnet", "rectified", "ripu"]
+    assert [Path(run["run"]).name for run in scores["runs"]] == runs
+    assert (root / "ripu" / "queries" / "index.html").is_file()
     assert all(0 < run["mIoU"] < 100 for run in scores["runs"])
     assert (root / "scores.csv").is_file()
     sheet = cv2.imread(str(root / "pictures" / "comparison.png"))
-    assert sheet.shape[1] > 6 * 256  # image, truth, three predictions, uncertainty
+    assert sheet.shape[1] > 7 * 256  # image, truth, four predictions, uncertainty
     assert sheet.std() > 10
     weights = {path: path.stat().st_mtime_ns for path in root.rglob("*.pth")}
     assert weights

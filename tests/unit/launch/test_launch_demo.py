@@ -11,7 +11,7 @@ import pytest
 from launch import demo
 from utils.pictures import write_png
 
-SCRIPTS = ["prepare_data", "train_source", "train_ms", "generate_plabel", "train_ft", "evaluate"]
+SCRIPTS = ["prepare_data", "train_source", "train_ms", "generate_plabel", "train_ft", "train_al", "evaluate"]
 
 
 def planned(tmp_path: Path, *, gpu: bool, scale: demo.Scale = demo.QUICK) -> dict[str, demo.Command]:
@@ -40,14 +40,16 @@ def test_with_a_gpu_there_is_one_process_and_no_device_is_named(tmp_path: Path) 
 
 def test_each_stage_starts_from_the_one_before(tmp_path: Path) -> None:
     commands = planned(tmp_path, gpu=False)
-    source, stage_one, stage_two = (tmp_path / name for name in ("source_only", "mrnet", "rectified"))
+    names = ("source_only", "mrnet", "rectified", "ripu")
+    source, stage_one, stage_two, ripu = (tmp_path / name for name in names)
     assert value(commands["train_source"], "--snapshot-dir") == str(source)
     assert value(commands["train_ms"], "--restore-from") == str(source)
     assert value(commands["train_ms"], "--snapshot-dir") == str(stage_one)
     assert value(commands["generate_plabel"], "--restore-from") == str(stage_one)
     assert value(commands["train_ft"], "--restore-from") == str(stage_one)
     assert value(commands["train_ft"], "--seed") == "3"
-    assert commands["evaluate"].arguments[:3] == tuple(map(str, (source, stage_one, stage_two)))
+    assert value(commands["train_al"], "--restore-from") == str(source)
+    assert commands["evaluate"].arguments[:4] == tuple(map(str, (source, stage_one, stage_two, ripu)))
 
 
 def test_only_the_first_training_announces_its_first_picture(tmp_path: Path) -> None:
