@@ -320,16 +320,16 @@ need, then
 
 Networks trained by the authors, for evaluate.py, generate_plabel.py and --restore-from:
   MRNet / Rectifying (Zheng & Yang): GTA5_25000.pth with opts.yaml beside it, per setting and stage; links in
-  the
-      README of github.com/layumi/Seg_Uncertainty. Keep opts.yaml next to the file: it says norm style and SE.
+      the README of github.com/layumi/Seg_Uncertainty. Keep opts.yaml beside it: it says norm style, SE.
+  RIPU: v3plus_gtav_ra_5.0_precent/model_last.pth and others; links in the README of github.com/BIT-DA/RIPU.
+  DWACA: the same format; links in the README of github.com/licongguan/DWACA.
 
 ImageNet weights to start training from (--backbone-weights FILE):
   resnet101_caffe (MRNet's own start): DeepLab_resnet_pretrained_init-f81d91e8.pth. Its first address is gone;
-  look for
-      the file name in the READMEs of github.com/wasidennis/AdaptSegNet and of the repository above.
+      look for the file name in the READMEs of github.com/wasidennis/AdaptSegNet and of the first one above.
+  resnet101 (RIPU, DWACA): torchvision's resnet101-5d3b4d8f.pth, the older of its two files.
   the other backbones: torchvision's files, below. --backbone-weights torchvision fetches the same file where
-  the
-      machine has a connection; on a cluster fetch it on the login node:"""
+      the machine has a connection; on a cluster fetch it on the login node:"""
 
 
 if __name__ == "__main__":

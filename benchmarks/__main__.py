@@ -18,7 +18,7 @@ import torch
 import benchmarks
 from benchmarks.harness import Result, format_results
 
-_NOT_BENCHMARKS = ("harness", "drawn", "__main__")
+_NOT_BENCHMARKS = ("harness", "drawn", "peak_memory", "plain_scores", "__main__")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,10 +39,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     results: list[Result] = []
+    tables: list[str] = []  # what some print besides, such as how a time grows
     for name in chosen:
         print(f"running {name} ...", file=sys.stderr, flush=True)
-        results += importlib.import_module(f"benchmarks.{name}").run()
-    print(format_results(results))
+        module = importlib.import_module(f"benchmarks.{name}")
+        results += module.run()
+        if hasattr(module, "table"):
+            tables.append(f"{name}:\n\n{module.table()}")
+    print("\n\n".join([format_results(results), *tables]))
     return 0
 
 

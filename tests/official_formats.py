@@ -1,14 +1,19 @@
-"""Noisy pictures with blocks of classes, in the official file formats of the published data sets."""
+"""Noisy pictures with blocks of classes, in the official file formats of the published data sets, and
+checkpoints in those of the originals."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+import torch
 from PIL import Image
+from torch import Tensor
 
 from data_loaders.description import load_description
+from networks import NetworkSpec, build
 from utils.class_spaces import class_space
 
 BLOCK = 16  # pixels per side of an area of one class
@@ -97,3 +102,20 @@ def _write(path: Path, pixels: np.ndarray) -> None:
 def _folder_made(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+def ripu_checkpoint(architecture: str, num_classes: int) -> dict[str, Any]:
+    """As RIPU's and DWACA's training write it, with the `module.` that some published files have."""
+    torch.manual_seed(0)
+    network = build(NetworkSpec(architecture, "resnet101", num_classes, "any"))
+    for name, buffer in network.named_buffers():
+        if name.endswith("bn3.weight"):
+            buffer.fill_(0.1)  # else the maps of random blocks grow beyond all bounds
+    parts: dict[str, dict[str, Tensor]] = {"feature_extractor": {}, "classifier": {}}
+    for name, value in network.state_dict().items():
+        if network.is_backbone(name):
+            parts["feature_extractor"][f"module.backbone.{name}"] = value
+        else:
+            parts["classifier"][f"module.{name.removeprefix('classifier.')}"] = value
+    momentum = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}
+    return {"iteration": 39_000, **parts, "optimizer_fea": momentum, "optimizer_cls": momentum}

@@ -35,7 +35,7 @@ from trainers.supervised import upsampled_logits
 from trainers.target_images import BoughtLabelReader
 from utils import distributed
 from utils.class_spaces import ClassSpace
-from utils.errors import UserError
+from utils.errors import UserError, alike_everywhere
 
 logger = logging.getLogger(__name__)
 
@@ -233,7 +233,8 @@ class ActiveTrainer(Trainer):
         """
         rounds = int(self.annotations.rounds)
         if not self.annotations.is_of(self.reader.bought):
-            self.reader.bought = self.store.load(rounds)
+            with alike_everywhere():
+                self.reader.bought = self.store.load(rounds)
         if not self.annotations.is_of(self.reader.bought):
             raise UserError(
                 f"the annotations in {self.store.folder} are not those that trained the snapshot ({rounds} "
@@ -241,6 +242,18 @@ class ActiveTrainer(Trainer):
                 everywhere=True,
             )
         return self.streams
+
+    def check_rounds(self) -> None:
+        """Refuses the rounds of another run, before anything is trained and its first round would refuse.
+
+        Raises:
+            UserError: a round on disk is not one of this run.
+        """
+        for number, iteration in enumerate(self.settings.select_iterations):
+            folder = self.store.round(number)
+            begun = folder.info()
+            if begun is not None:
+                folder.begin(self._info(number, iteration, begun.class_weights))
 
     # a round
 
@@ -315,14 +328,21 @@ class ActiveTrainer(Trainer):
         chosen = self.settings.class_weights_from
         if chosen == "labelled" and number == 0:
             return np.ones(self.space.num_classes)
-        if chosen == "validation":
-            metrics = self.metrics if self.evaluate() else None
-        else:
-            metrics = self.class_evaluator(self.network)
+        validation = chosen == "validation"
+        metrics = self._validation_scores() if validation else self.class_evaluator(self.network)
         if metrics is None:
             return None
         percent = [metrics.get(f"val/iou/{name}", 0.0) for name in self.space.class_names]
         return (np.array(percent) / 100).astype(np.float32).astype(np.float64)
+
+    def _validation_scores(self) -> Mapping[str, float] | None:
+        """The evaluation after this iteration, saved at once: a round that is killed goes on without another
+        one, and `best` must know it all the same. None when stopped."""
+        if self.evaluated_at != self.iteration:
+            if not self.evaluate():
+                return None
+            self.save()
+        return self.metrics
 
     def _weights_of(self, iou: np.ndarray) -> list[float]:
         weights = class_weights(iou)

@@ -257,6 +257,7 @@ class Trainer:
                 self.save()
             logger.info("%s after iteration %d", event.name, self.iteration)
             self._outcome = distributed.broadcast_object(event.action(self.iteration))
+            self.meter.seconds()  # the time of events is none of the iterations'
             self.waiting_event = None if self._outcome is None else event.name
             if event.rebuild_streams:
                 self.renew_streams({name: stream.consumed for name, stream in self.streams.items()})

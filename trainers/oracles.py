@@ -80,14 +80,14 @@ class PeopleOracle:
     def _take_over(self, folder: RoundFolder, queries: RoundQueries) -> Outcome:
         answers = folder.answers()
         if answers is None:
-            return WaitForLabels(f"{self._task(queries)}, nothing is answered yet. {self._how(folder)}")
+            return WaitForLabels(f"{self._task(queries)}, nothing is answered yet. {self._how()}")
         left = int(np.count_nonzero(answers == UNANSWERED))
         if left and not self.accept_partial:
             share = 100 * (1 - left / len(answers))
             return WaitForLabels(
                 f"{self._task(queries)}, {left} of {len(answers)} pixels are not answered ({share:.1f} % "
-                f"are; `python annotate.py status {self.run}` lists them). {self._how(folder)}. Or go on "
-                "without the rest: the same command with --accept-partial"
+                f"are; `python annotate.py status {self.run}` lists them). To go on without them, add "
+                f"--accept-partial to the command. {self._how()}"
             )
         if left:
             logger.warning(
@@ -103,7 +103,7 @@ class PeopleOracle:
         info = queries.info
         return f"people are to label round {info.number + 1} of {info.rounds} ({self.price})"
 
-    def _how(self, folder: RoundFolder) -> str:
+    def _how(self) -> str:
         return (
             f"Write the work out with `python annotate.py export {self.run} --to labelme --out DIR`, have it "
             f"labelled, read it back with `python annotate.py import {self.run} DIR`"

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from data_loaders.discovery import FileList
 from networks.segmentation import SegmentationNetwork
 from selection import budget as budgets
 from selection.budget import Budget
+from selection.imported import PublishedAnnotation
 from selection.published_masks import import_folder
 from selection.store import AnnotationStore
 from trainers import wiring, wiring_data
@@ -55,7 +57,8 @@ def prepare(args: Arguments) -> ActiveParts:
 
     Raises:
         UserError: data that is not as it should be, a budget or radius that an image cannot hold, label files
-            that the oracle needs and that are not there, annotations that cannot be read.
+            that the oracle needs and that are not there, annotations that cannot be read, a folder that
+            cannot take them.
     """
     domains = wiring_data.find_domains(
         args,
@@ -67,6 +70,7 @@ def prepare(args: Arguments) -> ActiveParts:
     size = read_image(domains.target.items[0].image).shape[:2]
     _check_query(query, domains.target, size)
     store = AnnotationStore(Path(args.snapshot_dir) / "queries")
+    _check_store(args, store, domains)
     reader = BoughtLabelReader(store.load(0))
     datasets = {"target": wiring_data.target_dataset(args, domains.target, label_reader=reader)}
     if domains.source is not None:
@@ -100,17 +104,38 @@ def _check_query(query: QuerySettings, files: FileList, size: tuple[int, int]) -
     )
 
 
+def _check_store(args: Arguments, store: AnnotationStore, domains: Domains) -> None:
+    """Whether annotations can be written, and imported where that is asked for; reads the first of these."""
+    folder = store.folder
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
+        raise UserError(
+            f"{folder} is no folder that can be written, and queries and labels are kept there; fix its "
+            "rights or move it away, or name another --snapshot-dir"
+        )
+    if args.annotations_from is not None and not store.has_imported():
+        next(_annotations(args, domains))
+
+
+def _annotations(args: Arguments, domains: Domains) -> Iterator[PublishedAnnotation]:
+    names = [item.name for item in domains.target.items]
+    return import_folder(args.annotations_from, names, domains.space.num_classes)
+
+
 def make_trainer(
     args: Arguments, parts: ActiveParts, network: SegmentationNetwork, world: World, chosen: Precision
 ) -> ActiveTrainer:
-    """The trainer of `--method` with everything it needs but its run folder."""
+    """The trainer of `--method` with everything it needs but its run folder.
+
+    Raises:
+        UserError: as the parts; the run folder holds rounds of another run.
+    """
     domains = parts.domains
     evaluator = wiring.make_evaluator(args, domains, world, chosen)
     size = args.input_size_query or wiring.protocol_of(args).base_size or args.input_size_target
     orders = {}
     if domains.source is not None:
         orders["source"] = wiring_data.source_order(args, domains.source, domains.space)
-    return ActiveTrainer(
+    trainer = ActiveTrainer(
         network=network,
         settings=wiring.method_settings(ActiveSettings, args),
         query=QueryRound(
@@ -134,6 +159,8 @@ def make_trainer(
         evaluator=evaluator,
         evaluation=wiring.evaluation_memory(args, domains),
     )
+    trainer.check_rounds()
+    return trainer
 
 
 def _stop_asked() -> bool:
@@ -197,15 +224,14 @@ def spread(files: FileList, count: int) -> FileList:
     return replace(files, items=tuple(files.items[index] for index in chosen))
 
 
-def import_annotations(args: Arguments, trainer: ActiveTrainer) -> None:
+def import_annotations(args: Arguments, parts: ActiveParts, trainer: ActiveTrainer) -> None:
     """Takes over the annotations of an original run into the run folder, once. Collective."""
     if args.annotations_from is None:
         return
-    names, classes = trainer.query.images.names, trainer.space.num_classes
 
     def import_once() -> None:
         if not trainer.store.has_imported():
-            trainer.store.import_annotations(import_folder(args.annotations_from, names, classes))
+            trainer.store.import_annotations(_annotations(args, parts.domains))
 
     distributed.from_rank_zero(import_once)
     trainer.take_over(trainer.store.load(0))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -15,7 +14,7 @@ from torchvision import models
 import evaluate
 import train_source
 from networks import NetworkSpec, build
-from tests.official_formats import write_cityscapes, write_gta5
+from tests.official_formats import ripu_checkpoint, write_cityscapes, write_gta5
 from utils import snapshots
 
 SIZE = (64, 48)
@@ -77,23 +76,6 @@ def test_an_original_checkpoint_is_scored_as_it_was_saved(
     run = json.loads(scores.read_text())["runs"][0]
     assert run["iteration"] == 25_000
     assert sum(map(sum, run["confusion"])) == 2 * SIZE[0] * SIZE[1]
-
-
-def ripu_checkpoint(architecture: str, num_classes: int) -> dict[str, Any]:
-    """As RIPU's and DWACA's training write it, with the `module.` that some published files have."""
-    torch.manual_seed(0)
-    network = build(NetworkSpec(architecture, "resnet101", num_classes, "any"))
-    for name, buffer in network.named_buffers():
-        if name.endswith("bn3.weight"):
-            buffer.fill_(0.1)  # else the maps of random blocks grow beyond all bounds
-    parts: dict[str, dict[str, Tensor]] = {"feature_extractor": {}, "classifier": {}}
-    for name, value in network.state_dict().items():
-        if network.is_backbone(name):
-            parts["feature_extractor"][f"module.backbone.{name}"] = value
-        else:
-            parts["classifier"][f"module.{name.removeprefix('classifier.')}"] = value
-    momentum = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}
-    return {"iteration": 39_000, **parts, "optimizer_fea": momentum, "optimizer_cls": momentum}
 
 
 @pytest.mark.parametrize(

@@ -14,14 +14,6 @@ CITYSCAPES_SIZE = (1024, 2048)  # (H, W): the reference's budget in pixels knows
 TRAINING_SIZE = (1280, 640)  # (W, H)
 
 
-def json_cases(method: str, name: str) -> list[str]:
-    """Names of the cases of a JSON golden, at collection time."""
-    if not has_golden(method, name):
-        return ["missing-goldens"]
-    found = json.loads(golden_path(method, name).read_text())
-    return sorted(key for key in found if not key.startswith("_")) or [NO_CASES]
-
-
 def json_entries(method: str, name: str) -> list[Any]:
     """Entries of a JSON golden that is one list, as test parameters with their position and content as id."""
     if not has_golden(method, name):

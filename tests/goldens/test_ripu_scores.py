@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from golden_files import load_json, load_npz
-from selection_files import json_cases
+from json_cases import json_cases
 
 from selection.scores import pixel_scores, region_scores
 

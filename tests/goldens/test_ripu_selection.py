@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from golden_files import load_json, load_npz
+from json_cases import json_cases
 from selection_files import (
     CITYSCAPES_SIZE,
     IGNORED,
@@ -19,7 +20,6 @@ from selection_files import (
     drawn_blocked,
     drawn_score,
     drawn_truth,
-    json_cases,
     sha256,
     unpacked,
 )
