@@ -28,7 +28,7 @@ demo-quick: $(SETUP)                    ## the same path in about 3 minutes
 	$(PY) launch/demo.py --quick --run-dir demo/quick
 
 test: $(SETUP) lint                     ## everything but the tests marked slow
-	$(PY) -m pytest -n 2 --dist loadfile -m "not slow" -q --durations 15
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not annotation_tools" -q --durations 15
 
 test-long: $(SETUP) lint                ## all tests, the long ones too
 	$(PY) -m pytest -n 2 --dist loadfile -q --durations 15

@@ -1,7 +1,7 @@
 """Active learning by regions: train, choose the best places of the target images, have them labelled, go on
 (RIPU, Xie et al., CVPR 2022; DWACA, Guan & Yuan).
 
-A published one:   python train_al.py @launch/recipes/gta5_to_cityscapes_ripu_v2_region.args \\
+A published one:   python train_al.py @launch/recipes/gta5_to_cityscapes_ripu_region.args \\
                        --data-root DATA --backbone-weights FILE
 Pixels, DWACA:     python train_al.py --method ripu --setting pixel --budget 40px ...
                    python train_al.py --method dwaca --network deeplab_v3plus --budget 5% ...

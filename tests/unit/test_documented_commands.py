@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 
+import annotate
 import evaluate
 import generate_plabel
 import predict
 import prepare_data
+import train_al
 import train_ft
 import train_ms
 import train_source
@@ -21,7 +23,10 @@ from utils.arguments.parser import expand
 REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = {
     module.__name__: module
-    for module in (evaluate, generate_plabel, predict, prepare_data, train_ft, train_ms, train_source)
+    for module in (
+        *(annotate, evaluate, generate_plabel, predict, prepare_data),
+        *(train_al, train_ft, train_ms, train_source),
+    )
 }
 COMMAND = re.compile(rf"(?<![\w/])({'|'.join(SCRIPTS)})\.py((?: +[^\s`]+)*)")
 DOCUMENTS = (

@@ -1,0 +1,175 @@
+"""Shapes that people draw on a crop's picture, as pixels of the image.
+
+Shapes are given in picture coordinates: (0, 0) is the top left corner of the picture, x goes right. A source
+pixel (row, column) of the crop belongs to a shape when its centre, ((column + 0.5) * scale,
+(row + 0.5) * scale), is inside. A centre exactly on an outline is inside on the left and upper side and
+outside on the right and lower side, so that two shapes with a common edge never share a pixel.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from selection.exchange.crops import Crop
+from selection.rounds import UNANSWERED
+
+Points = Sequence[Sequence[float]] | np.ndarray  # (n, 2) x, y
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CropAnswer:
+    """The labels of one crop at the resolution of the image.
+
+    Attributes:
+        first: (h, w) uint8 train ids, 255 = cannot tell, 254 = nothing said.
+        second: (h, w) uint8 the next different class that was said about the same pixel; 254: none.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+
+    @classmethod
+    def blank(cls, size: tuple[int, int]) -> CropAnswer:
+        """Nothing said yet about (h, w) pixels."""
+        return cls(np.full(size, UNANSWERED, np.uint8), np.full(size, UNANSWERED, np.uint8))
+
+    def paint(self, inside: np.ndarray, class_id: int) -> None:
+        """Says a class about the pixels of a (h, w) bool map; "?" (254) says nothing."""
+        if class_id == UNANSWERED:
+            return
+        clash = inside & (self.first != UNANSWERED) & (self.first != class_id) & (self.second == UNANSWERED)
+        self.second[clash] = class_id
+        self.first[inside & (self.first == UNANSWERED)] = class_id
+
+
+def polygon(crop: Crop, points: Points) -> np.ndarray:
+    """(h, w) bool inside of a closed polygon, by the even-odd rule."""
+    inside = np.zeros(crop.size, bool)
+    corners = np.asarray(points, np.float64).reshape(-1, 2)
+    if len(corners) < 3:
+        return inside
+    ends = np.roll(corners, -1, axis=0)
+    centres = (np.arange(crop.width) + 0.5) * crop.scale
+    first, last = _rows_between(crop, corners[:, 1].min(), corners[:, 1].max())
+    for row in range(first, last):
+        y = (row + 0.5) * crop.scale
+        crossing = (corners[:, 1] <= y) != (ends[:, 1] <= y)
+        (x0, y0), (x1, y1) = corners[crossing].T, ends[crossing].T
+        edges = np.sort(x0 + (y - y0) * (x1 - x0) / (y1 - y0))
+        inside[row] = np.searchsorted(edges, centres, side="right") % 2 == 1
+    return inside
+
+
+def rectangle(crop: Crop, points: Points) -> np.ndarray:
+    """(h, w) bool inside of the rectangle between two opposite corners."""
+    corners = np.asarray(points, np.float64).reshape(-1, 2)
+    (left, top), (right, bottom) = corners.min(0), corners.max(0)
+    inside = np.zeros(crop.size, bool)
+    rows = slice(*_indices(crop.height, crop.scale, top, bottom))
+    inside[rows, slice(*_indices(crop.width, crop.scale, left, right))] = True
+    return inside
+
+
+def circle(crop: Crop, points: Points) -> np.ndarray:
+    """(h, w) bool inside of the circle around the first point through the second one."""
+    (x, y), (edge_x, edge_y) = np.asarray(points, np.float64).reshape(2, 2)
+    rows = (np.arange(crop.height) + 0.5)[:, None] * crop.scale - y
+    columns = (np.arange(crop.width) + 0.5) * crop.scale - x
+    return rows**2 + columns**2 < (edge_x - x) ** 2 + (edge_y - y) ** 2
+
+
+def dots(crop: Crop, points: Points) -> np.ndarray:
+    """(h, w) bool: the pixels that hold the points; points outside the picture hold none."""
+    inside = np.zeros(crop.size, bool)
+    places = np.floor(np.asarray(points, np.float64).reshape(-1, 2) / crop.scale)
+    for x, y in places.tolist():
+        if 0 <= y < crop.height and 0 <= x < crop.width:
+            inside[int(y), int(x)] = True
+    return inside
+
+
+def bitmap(crop: Crop, values: np.ndarray, corner: tuple[int, int] = (0, 0)) -> np.ndarray:
+    """(h, w) bool: the pixels whose centre lies on a set value.
+
+    Args:
+        crop: whose picture it was drawn on.
+        values: (a, b) bool, one per pixel of the picture.
+        corner: x, y of its top left value in the picture.
+    """
+    rows, own_rows = _sampled(crop.height, crop.scale, corner[1], values.shape[0])
+    columns, own_columns = _sampled(crop.width, crop.scale, corner[0], values.shape[1])
+    inside = np.zeros(crop.size, bool)
+    inside[np.ix_(rows, columns)] = values[np.ix_(own_rows, own_columns)]
+    return inside
+
+
+def from_picture(crop: Crop, values: np.ndarray) -> np.ndarray:
+    """(h, w) values of the source pixels from those (h * scale, w * scale) of a picture, at their centres."""
+    return values[crop.scale // 2 :: crop.scale, crop.scale // 2 :: crop.scale]
+
+
+def encode_runs(inside: np.ndarray) -> list[int]:
+    """COCO's run lengths of an (h, w) bool map: column by column, first the unset ones."""
+    flat = inside.T.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    edges = np.concatenate([[0], changes, [flat.size]])
+    runs = np.diff(edges).tolist()
+    return [0, *runs] if flat.size and flat[0] else runs
+
+
+def decode_runs(counts: Sequence[int] | str, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) bool map of COCO's run lengths, as a list or in the compressed text form.
+
+    Raises:
+        ValueError: the runs do not fill the size.
+    """
+    runs = _decompress(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    if min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
+        raise ValueError(f"its runs are {sum(runs)} pixels long, not {size[1]}x{size[0]}")
+    values = np.arange(len(runs)) % 2 == 1
+    return np.repeat(values, runs).reshape(size[1], size[0]).T
+
+
+def _decompress(text: str) -> list[int]:
+    """Run lengths from the text form: base 32 digits from the lowest, as characters from "0" on.
+
+    A digit's bit 32 says that another one follows, bit 16 of the last one is the sign. From the third run on
+    the difference to the run two before is stored.
+    """
+    runs: list[int] = []
+    value = shift = 0
+    for character in text:
+        digit = ord(character) - 48
+        value |= (digit & 31) << shift
+        shift += 5
+        if digit & 32:
+            continue
+        if digit & 16:
+            value -= 1 << shift
+        runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+        value = shift = 0
+    if shift:
+        raise ValueError("its run lengths end in the middle")
+    return runs
+
+
+def _indices(count: int, scale: int, low: float, high: float) -> tuple[int, int]:
+    """The pixels, of `count`, whose centres lie in [low, high)."""
+    first, last = (int(np.ceil(edge / scale - 0.5)) for edge in np.clip((low, high), 0, count * scale))
+    return first, last
+
+
+def _rows_between(crop: Crop, low: float, high: float) -> tuple[int, int]:
+    """Rows that a shape between two heights may touch, and perhaps one more."""
+    first, last = _indices(crop.height, crop.scale, low, high)
+    return max(first - 1, 0), min(last + 1, crop.height)
+
+
+def _sampled(count: int, scale: int, corner: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels, of `count`, whose centres fall into `length` values from `corner` on; the values' places."""
+    places = np.arange(count) * scale + scale // 2 - corner
+    inside = np.flatnonzero((places >= 0) & (places < length))
+    return inside, places[inside]
