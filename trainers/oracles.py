@@ -101,7 +101,7 @@ class PeopleOracle:
 
     def _task(self, queries: RoundQueries) -> str:
         info = queries.info
-        return f"people are to label round {info.number + 1} of {info.rounds} ({self.price})"
+        return f"people are to label round {info.number + 1} of {info.rounds} (all rounds: {self.price})"
 
     def _how(self) -> str:
         return (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,7 @@ from tests.toy_training import (
     small_network,
 )
 from trainers.base import Trainer
-from trainers.loop_settings import Event
+from trainers.loop_settings import Event, Interrupted, Outcome
 from trainers.steps import Batches, StepModule, StepOutput
 from trainers.supervised import SupervisedTrainer
 from utils import snapshots, stopping
@@ -251,6 +251,106 @@ class TestEvents:
             again.fit()
         assert again.happened == ([] if len(rest) == 2 else [2])
         assert_same(again.network.state_dict(), first.network.state_dict())
+
+
+class WithLongEvent(SupervisedTrainer):
+    """Has one event after iteration 2 that takes a snapshot first.
+
+    Arguments beyond those of the trainer:
+        outcomes: of its calls, in turn.
+        at_call: called in each.
+    """
+
+    def __init__(
+        self, *, outcomes: list[Outcome], at_call: Callable[[], object] = lambda: None, **parts: Any
+    ) -> None:
+        self.outcomes = outcomes
+        self.at_call = at_call
+        super().__init__(**parts)
+
+    def events(self) -> list[Event]:
+        """The event."""
+        return [Event("a long event", lambda done: done == 2, self._call, snapshot_first=True)]
+
+    def _call(self, iteration: int) -> Outcome:
+        self.at_call()
+        return self.outcomes.pop(0)
+
+
+def run_with_long_event(folder: Path, *outcomes: Outcome, **parts: Any) -> WithLongEvent:
+    """Starts or continues a run of it."""
+    with run_in(folder) as run:
+        streams = drawn_streams(["source"])
+        parts |= {"outcomes": list(outcomes), "streams": streams, "run": run}
+        trainer = make_trainer("source", kind=WithLongEvent, **parts)
+        assert trainer.fit() == 0
+    return trainer
+
+
+class TestLongEvents:
+    def test_snapshot_is_taken_before_and_after(self, tmp_path: Path) -> None:
+        during = []
+
+        def look() -> None:
+            state = snapshots.read(tmp_path / "iteration_0000002.pth")
+            during.append((state["iteration"], state["waiting_event"]))
+
+        run_with_long_event(tmp_path, None, at_call=look)
+        assert during == [(2, "a long event")]
+        assert snapshots.read(tmp_path / "iteration_0000002.pth")["waiting_event"] is None
+        assert (tmp_path / DONE).exists()
+
+    def test_run_that_dies_in_it_starts_again_with_it(self, tmp_path: Path) -> None:
+        class Killed(BaseException):
+            pass
+
+        def die() -> None:
+            raise Killed
+
+        for _ in range(2):
+            with pytest.raises(Killed):
+                run_with_long_event(tmp_path, None, at_call=die)
+        assert [path.name for path in tmp_path.glob("*.pth")] == ["iteration_0000002.pth"]
+        calls = []
+        last = run_with_long_event(tmp_path, None, at_call=lambda: calls.append(1))
+        assert calls == [1]
+        whole = run_with_long_event(tmp_path / "whole", None)
+        assert_same(last.network.state_dict(), whole.network.state_dict())
+        lines = [line["iteration"] for line in metric_lines(tmp_path) if "lr/segmentation" in line]
+        assert lines == [1, 2, 3, 4]
+
+    def test_interrupted_one_ends_the_run_as_a_stop_signal_does(self, tmp_path: Path) -> None:
+        first = run_with_long_event(tmp_path, Interrupted())
+        assert first.iteration == 2
+        assert (tmp_path / PREEMPTED).exists()
+        assert not (tmp_path / DONE).exists()
+        again = run_with_long_event(tmp_path, Interrupted())
+        assert (again.iteration, again.outcomes) == (2, [])
+        last = run_with_long_event(tmp_path, None)
+        assert last.iteration == 4
+        assert not (tmp_path / PREEMPTED).exists()
+        whole = run_with_long_event(tmp_path / "whole", None)
+        assert_same(last.network.state_dict(), whole.network.state_dict())
+
+    def test_without_a_run_folder_it_happens_all_the_same(self) -> None:
+        trainer = make_trainer(
+            "source", kind=WithLongEvent, outcomes=[None], streams=drawn_streams(["source"])
+        )
+        assert trainer.fit() == 0
+        assert trainer.outcomes == []
+
+
+def test_mode_of_the_network_is_set_before_every_iteration() -> None:
+    class Alternating(SupervisedTrainer):
+        def set_mode(self, iteration: int) -> None:
+            self.network.train(iteration % 2 == 0)
+
+    trainer = make_trainer("source", kind=Alternating, streams=drawn_streams(["source"]))
+    modes = []
+    trainer.network.register_forward_pre_hook(lambda module, inputs: modes.append(module.training))
+    trainer.evaluator = lambda network: {"val/miou": 0.0}
+    trainer.fit()
+    assert modes == [True, False, True, False]
 
 
 class Scores:
