@@ -71,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             trainer = wiring_active.make_trainer(args, parts, network, world, chosen)
             facts = wiring.facts_in_force(args, world, parts.domains, chosen)
         with wiring.run_folder(args, world, facts) as trainer.run:
-            wiring_active.import_annotations(args, parts, trainer)
+            wiring_active.open_store(args, parts, trainer)
             return trainer.fit()
 
 

@@ -63,6 +63,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             facts = wiring.facts_in_force(args, world, domains, chosen)
         with wiring.run_folder(args, world, facts) as trainer.run:
+            if world.is_main and order is not None:
+                order.keep(args.snapshot_dir)
             return trainer.fit()
 
 

@@ -103,6 +103,7 @@ class SegmentationDataset:
         self.items = files.items
         self.transform = transform
         self.read_label = label_reader
+        self.own_labels = label_reader is not None
         if label_table is not None:
             self.read_label = TrueLabels(files.description.label_encoding, label_table)
         elif pseudo_label_root is not None:
@@ -114,6 +115,16 @@ class SegmentationDataset:
     def __len__(self) -> int:
         return len(self.items)
 
+    def _check_own_labels(self, item: Item, label: np.ndarray | None, size: tuple[int, int]) -> None:
+        """Labels from a reader were made for this very image; a single value stands for any size."""
+        if not self.own_labels or label is None or label.size == 1 or label.shape == size:
+            return
+        raise UserError(
+            f"{item.image} is {size[1]}x{size[0]}, but its stored labels are {label.shape[1]}x"
+            f"{label.shape[0]}: the image was replaced by one of another size; put the old one back, or "
+            "start a new run"
+        )
+
     def sample(self, index: int, generator: RandomSource | None = None) -> Sample:
         """Item `index`, decoded and transformed with the draws of `generator`.
 
@@ -124,6 +135,7 @@ class SegmentationDataset:
         image = read_image(item.image)
         size = (image.shape[0], image.shape[1])
         label = None if self.read_label is None else self.read_label(item)
+        self._check_own_labels(item, label, size)
         image, label = self.transform(image, label, generator)
         label_tensor = None if label is None else torch.from_numpy(np.array(label))
         return Sample(planar(image), label_tensor, item.name, size)

@@ -6,6 +6,7 @@ import multiprocessing
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from typing import TextIO, TypeVar
 
@@ -30,8 +31,13 @@ def map_files(
         results: Iterator[Result] = map(function, tasks)
         yield from _counted(results, progress)
         return
-    with multiprocessing.get_context("spawn").Pool(min(num_workers, len(tasks))) as pool:
-        yield from _counted(pool.imap(function, tasks, chunksize=_CHUNK), progress)
+    # Not a multiprocessing.Pool: it ends workers by SIGTERM, which those of a training script hold back.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(min(num_workers, len(tasks)), mp_context=context)
+    try:
+        yield from _counted(pool.map(function, tasks, chunksize=_CHUNK), progress)
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _counted(results: Iterator[Result], progress: ProgressLine | None) -> Iterator[Result]:

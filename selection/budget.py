@@ -102,20 +102,30 @@ class Budget:
         return math.ceil(np.float32(pixels) * np.float32(share / rounds) / np.float32(square))
 
     def check_fits(
-        self, size: tuple[int, int], *, label_radius: int, rounds: int, training_size: tuple[int, int]
+        self,
+        size: tuple[int, int],
+        *,
+        label_radius: int,
+        rounds: int,
+        training_size: tuple[int, int],
+        exclusion_radius: int = 0,
     ) -> None:
         """Refuses a budget or a square that the image cannot hold; arguments as for `picks_per_round`.
 
         That picks are rounded up in each round is no reason.
 
+        Args:
+            exclusion_radius: no two picks lie within this Chebyshev distance.
+
         Raises:
-            UserError: the budget counts whole images, all picks together have more pixels than the image, or
-                the square around any pick would be the whole image and more.
+            UserError: the budget counts whole images, all picks together have more pixels than the image or
+                need more room, or the square around any pick would be the whole image and more.
         """
         height, width = size
-        if label_radius >= max(size):
+        radius = max(label_radius, exclusion_radius if label_radius == 0 else 0)
+        if radius >= max(size):
             raise UserError(
-                f"--radius {label_radius} is larger than an image of {width}x{height} pixels; "
+                f"--radius {radius} is larger than an image of {width}x{height} pixels; "
                 f"give at most {max(size) - 1}"
             )
         picks = self.picks_per_round(
@@ -126,6 +136,13 @@ class Budget:
             raise UserError(
                 f"--budget {self} is {picks * rounds} picks of {side}x{side} pixels per image, which is more "
                 f"than an image of {width}x{height} pixels can hold; give less"
+            )
+        apart = exclusion_radius + 1
+        room = math.ceil(height / apart) * math.ceil(width / apart)
+        if (picks - 1) * rounds > room:
+            raise UserError(
+                f"--budget {self} is {picks * rounds} picks per image, but at most {room} that are {apart} "
+                f"pixels apart fit into one of {width}x{height}; give less, or a smaller --radius"
             )
 
     def _check_unit(self) -> None:

@@ -27,7 +27,8 @@ class RoundInfo:
     Attributes:
         number: 0-based.
         iteration: optimizer updates done when it was selected.
-        method, setting: names, such as "ripu" and "region".
+        method, setting, score: names, such as "ripu", "region" and "published".
+        network_input: "WxH" that images were scored at.
         label_radius, exclusion_radius: L and M, in pixels of the target images.
         budget: of the whole run, as given: "2.2%".
         rounds: of the whole run; the budget is divided by it.
@@ -35,8 +36,9 @@ class RoundInfo:
         image_list: fingerprint of the target image list.
         images: how many images that list has; every one is part of the round.
         seed: of the run.
+        class_weights_from: what the class weights were measured on; "none" where there are none.
         class_weights: C of them, where the method uses any.
-        run: identity of the run (hex).
+        run: identity of the run's settings (hex).
     """
 
     number: int
@@ -52,6 +54,9 @@ class RoundInfo:
     images: int
     seed: int
     class_weights: tuple[float, ...] | None = None
+    score: str = "published"
+    network_input: str = ""
+    class_weights_from: str = "none"
     run: str = ""
 
     def to_dict(self) -> dict[str, Any]:

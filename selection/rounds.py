@@ -52,11 +52,11 @@ class RoundFolder:
 
     def __init__(self, folder: Path) -> None:
         self.folder = Path(folder)
-        self._info = self.folder / "round.json"
+        self.info_path = self.folder / "round.json"
         self._parts = self.folder / "parts"
-        self._queries = self.folder / "queries.npz"
+        self.queries_path = self.folder / "queries.npz"
         self._answers = self.folder / "answers.npz"
-        self._labels = self.folder / "labels.npz"
+        self.labels_path = self.folder / "labels.npz"
 
     def info(self) -> RoundInfo | None:
         """The settings of the round; None before it began.
@@ -64,16 +64,18 @@ class RoundFolder:
         Raises:
             UserError: round.json is damaged, or missing beside queries.
         """
-        if not self._info.exists():
-            if self._queries.exists():
-                raise UserError(f"{self._info} is missing beside {self._queries.name}; {_ASK_AGAIN}.")
+        if not self.info_path.exists():
+            if self.queries_path.exists():
+                raise UserError(f"{self.info_path} is missing beside {self.queries_path.name}; {_ASK_AGAIN}.")
             return None
         try:
-            return RoundInfo.from_dict(json.loads(self._info.read_bytes()))
+            return RoundInfo.from_dict(json.loads(self.info_path.read_bytes()))
         except OSError as error:
-            raise UserError(f"cannot read {self._info}: {error.strerror or error}; {_ASK_AGAIN}.") from error
+            raise UserError(
+                f"cannot read {self.info_path}: {error.strerror or error}; {_ASK_AGAIN}."
+            ) from error
         except (ValueError, TypeError) as error:
-            raise damaged(self._info, error, remedy=_ASK_AGAIN) from error
+            raise damaged(self.info_path, error, remedy=_ASK_AGAIN) from error
 
     def begin(self, info: RoundInfo) -> None:
         """Starts the round, or checks that the one that is there has the same settings.
@@ -83,7 +85,7 @@ class RoundFolder:
         """
         there = self.info()
         if there is None:
-            write_atomically(self._info, json.dumps(info.to_dict(), indent=1) + "\n", durable=True)
+            write_atomically(self.info_path, json.dumps(info.to_dict(), indent=1) + "\n", durable=True)
             return
         self._check_same(there, info)
 
@@ -143,15 +145,15 @@ class RoundFolder:
         Raises:
             UserError: a file is damaged, or the queries are not of the round in round.json.
         """
-        if not self._queries.exists():
+        if not self.queries_path.exists():
             return None
         there = self.info()
         assert there is not None  # info() refuses queries without settings
-        stored = _read_queries(self._queries, remedy=_ASK_AGAIN)
+        stored = _read_queries(self.queries_path, remedy=_ASK_AGAIN)
         self._check_same(there, stored.info)
         if len(stored.images) != there.images:
             reason = f"{len(stored.images)} of {there.images} images"
-            raise damaged(self._queries, reason, remedy=_ASK_AGAIN)
+            raise damaged(self.queries_path, reason, remedy=_ASK_AGAIN)
         return RoundQueries(stored.info, stored.images)
 
     def write_queries(self, queries: RoundQueries) -> None:
@@ -163,9 +165,11 @@ class RoundFolder:
         assert queries.info == self.info(), "the queries are of another round"
         there = self.queries()
         if there is None:
-            write_arrays(self._queries, {"info": _packed_info(queries.info), **pack_queries(queries.images)})
+            write_arrays(
+                self.queries_path, {"info": _packed_info(queries.info), **pack_queries(queries.images)}
+            )
         elif there.digest() != queries.digest():
-            raise UserError(f"{self._queries} holds other queries, perhaps asked already; {_ASK_AGAIN}.")
+            raise UserError(f"{self.queries_path} holds other queries, perhaps asked already; {_ASK_AGAIN}.")
         shutil.rmtree(self._parts, ignore_errors=True)
 
     # Answering.
@@ -205,15 +209,15 @@ class RoundFolder:
         Raises:
             UserError: the file is damaged, belongs to other queries, or holds classes outside the space.
         """
-        arrays = self._read_classes(self._labels, queries)
+        arrays = self._read_classes(self.labels_path, queries)
         if arrays is None:
             return None
-        _check_classes(arrays["classes"], self._begun(), self._labels, unanswered=False)
+        _check_classes(arrays["classes"], self._begun(), self.labels_path, unanswered=False)
         return arrays["classes"]
 
     def has_labels(self) -> bool:
         """Whether the labels are complete; their content is not read."""
-        return self._labels.exists()
+        return self.labels_path.exists()
 
     def write_labels(self, classes: np.ndarray, *, queries: RoundQueries | None = None) -> None:
         """Ends the round with the (P,) uint8 classes of all queried pixels (255: ignored).
@@ -224,10 +228,10 @@ class RoundFolder:
         queries = queries or self._asked()
         there = self.labels(queries)
         if there is None:
-            self._write_classes(self._labels, classes, queries, {}, unanswered=False)
+            self._write_classes(self.labels_path, classes, queries, {}, unanswered=False)
         elif not np.array_equal(there, classes):
             raise UserError(
-                f"{self._labels} holds other labels and bought labels are never replaced; "
+                f"{self.labels_path} holds other labels and bought labels are never replaced; "
                 "move the file away if the new ones shall take their place."
             )
 
@@ -242,7 +246,7 @@ class RoundFolder:
             raise damaged(path, "an array is missing", remedy=_ANSWER_AGAIN)
         if unpack_text(digest) != queries.digest() or classes.shape != (queries.pixels,):
             raise UserError(
-                f"{path} does not belong to {self._queries}: it answers other queries; {_ANSWER_AGAIN}."
+                f"{path} does not belong to {self.queries_path}: it answers other queries; {_ANSWER_AGAIN}."
             )
         return arrays
 
@@ -265,7 +269,7 @@ class RoundFolder:
         queries = self.queries()
         if queries is None:
             raise UserError(
-                f"{self._queries} is missing; start the training again: it selects and writes it."
+                f"{self.queries_path} is missing; start the training again: it selects and writes it."
             )
         return queries
 

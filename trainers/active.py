@@ -13,7 +13,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -21,15 +20,16 @@ from losses.consistency import local_consistency
 from losses.negative import negative_learning
 from losses.segmentation import weighted_cross_entropy
 from networks.segmentation import SegmentationNetwork
-from selection.class_weights import class_weights
 from selection.published_masks import export_store
 from selection.rounds import RoundFolder, RoundInfo, RoundQueries
 from selection.store import AnnotationStore, BoughtLabels
 from trainers.base import Evaluator, Trainer
+from trainers.class_weighting import weights_from_scores
 from trainers.loop_settings import Event, Interrupted, Outcome
 from trainers.optimization import OptimizerSettings
 from trainers.query_reports import report_round
 from trainers.query_round import QueryRound
+from trainers.shared_folder import check_seen_everywhere
 from trainers.steps import Batches, Step, StepModule, StepOutput, detached
 from trainers.supervised import upsampled_logits
 from trainers.target_images import BoughtLabelReader
@@ -157,6 +157,7 @@ class ActiveTrainer(Trainer):
         method: "ripu" or "dwaca", for snapshots and for the records of the rounds.
         class_evaluator: scores classes for DWACA's weights, where they do not come from the evaluation.
         write_masks: keep the originals' gtMask and gtIndicator up to date beside the store.
+        identity: of the run's settings, hex; the rounds of another run are refused.
     """
 
     def __init__(
@@ -172,6 +173,7 @@ class ActiveTrainer(Trainer):
         method: str,
         class_evaluator: Evaluator | None = None,
         write_masks: bool = False,
+        identity: str = "",
         **loop: object,
     ) -> None:
         self.settings = settings
@@ -182,6 +184,7 @@ class ActiveTrainer(Trainer):
         self.space = space
         self.method = method
         self.write_masks = write_masks
+        self.identity = identity
         self.class_evaluator = class_evaluator
         self.annotations = AnnotationState()
         self.annotations.set(reader.bought)
@@ -202,7 +205,7 @@ class ActiveTrainer(Trainer):
         return {"annotations": self.annotations}
 
     def set_mode(self, iteration: int) -> None:
-        """Training mode, or eval mode where the reference forgot to leave it: only dropout differs."""
+        """Training mode, but without dropout where the reference forgot to leave eval mode."""
         settings = self.settings
         active = dropout_is_active(
             iteration,
@@ -210,7 +213,10 @@ class ActiveTrainer(Trainer):
             period=settings.dropout_period,
             schedule=settings.dropout_schedule,
         )
-        self.network.train(active)
+        self.network.train()
+        for layer in self.network.modules():
+            if isinstance(layer, nn.Dropout2d):
+                layer.train(active)
 
     def events(self) -> list[Event]:
         """One query round after each of the chosen iterations."""
@@ -267,7 +273,10 @@ class ActiveTrainer(Trainer):
         outcome = None if answered else self.oracle.answer(folder, queries)
         if outcome is not None:
             return outcome
+        check_seen_everywhere(folder.labels_path, "the labels of the round")
         self.take_over(self.store.load(number + 1))
+        if self.write_masks:
+            self._write_masks(queries)
         if self.world.is_main:
             report_round(
                 self.store,
@@ -277,12 +286,11 @@ class ActiveTrainer(Trainer):
                 pictures=self.query.settings.pictures,
                 run=self.run,
             )
-            if self.write_masks:
-                self._write_masks(queries)
         return None
 
     def _write_masks(self, queries: RoundQueries) -> None:
-        names = [query.name for query in queries.images]
+        """Every rank writes those of its share of the images."""
+        names = [queries.images[place].name for place in distributed.shard(len(queries.images))]
         export_store(self.reader.bought, names, self.store.folder)
 
     def take_over(self, bought: BoughtLabels) -> None:
@@ -295,19 +303,19 @@ class ActiveTrainer(Trainer):
         begun = distributed.from_rank_zero(folder.info)
         weights = None if begun is None else begun.class_weights
         if begun is None and self.settings.class_weights_from != "none":
-            iou = self._class_iou(number)
-            if iou is None:
+            scores = self._class_scores(number)
+            if scores is None:
                 return None
-            weights = self._weights_of(iou)
+            weights = weights_from_scores(scores, self.space, source=self.settings.class_weights_from)
         return self.query.select(folder, self._info(number, iteration, weights), self.reader.bought)
 
-    def _info(self, number: int, iteration: int, weights: Sequence[float] | None) -> RoundInfo:
+    def _info(self, number: int, iteration: int, weights: tuple[float, ...] | None) -> RoundInfo:
         query = self.query.settings
         return RoundInfo(
             number=number,
             iteration=iteration,
             method=self.method,
-            setting=query.setting if query.score == "published" else f"{query.setting}, {query.score}",
+            setting=query.setting,
             label_radius=query.label_radius,
             exclusion_radius=query.exclusion_radius,
             budget=str(query.budget),
@@ -316,24 +324,21 @@ class ActiveTrainer(Trainer):
             image_list=self.query.images.fingerprint,
             images=len(self.query.images.names),
             seed=query.seed,
-            class_weights=None if weights is None else tuple(weights),
+            class_weights=weights,
+            score=query.score,
+            network_input=query.network_input,
+            class_weights_from=self.settings.class_weights_from,
+            run=self.identity,
         )
 
-    def _class_iou(self, number: int) -> np.ndarray | None:
-        """(C,) IoU in [0, 1] of the present network, absent classes 0; None when stopped.
-
-        Before anything is bought there are no labels to score on where they are the source of the weights:
-        all classes count alike then.
-        """
+    def _class_scores(self, number: int) -> Mapping[str, float] | None:
+        """ "val/iou/<class>" of the present network in percent; None when stopped."""
         chosen = self.settings.class_weights_from
-        if chosen == "labelled" and number == 0:
-            return np.ones(self.space.num_classes)
-        validation = chosen == "validation"
-        metrics = self._validation_scores() if validation else self.class_evaluator(self.network)
-        if metrics is None:
-            return None
-        percent = [metrics.get(f"val/iou/{name}", 0.0) for name in self.space.class_names]
-        return (np.array(percent) / 100).astype(np.float32).astype(np.float64)
+        if chosen == "validation":
+            return self._validation_scores()
+        if chosen == "labelled" and number == 0 and not self.store.has_imported():
+            return {}  # nothing is bought that could be scored on: all classes count alike
+        return self.class_evaluator(self.network)
 
     def _validation_scores(self) -> Mapping[str, float] | None:
         """The evaluation after this iteration, saved at once: a round that is killed goes on without another
@@ -343,18 +348,3 @@ class ActiveTrainer(Trainer):
                 return None
             self.save()
         return self.metrics
-
-    def _weights_of(self, iou: np.ndarray) -> list[float]:
-        weights = class_weights(iou)
-        listed = zip(self.space.class_names, weights, iou, strict=True)
-        logger.info(
-            "class weights from %s (weight / IoU): %s",
-            self.settings.class_weights_from,
-            ", ".join(f"{name} {weight:.3g} / {100 * value:.1f}" for name, weight, value in listed),
-        )
-        dead = [name for name, value in zip(self.space.class_names, iou, strict=True) if value == 0]
-        if 0 < len(dead) < len(iou):
-            logger.warning(
-                "IoU 0 of %s: they take weight 1, all other classes shrink to about 1e-5", ", ".join(dead)
-            )
-        return weights.tolist()

@@ -1,4 +1,4 @@
-"""One query round: score every target image, choose its regions, ask the oracle, keep the answers.
+"""The selection of a query round: score every target image and choose its regions.
 
 The images are split over the processes; what is finished is on disk in parts, so that a round that was cut
 short goes on, on any number of processes, and no image is selected twice.
@@ -22,6 +22,7 @@ from selection.rounds import ImageQuery, RoundFolder, RoundInfo, RoundQueries
 from selection.store import BoughtLabels
 from trainers.inference import ImageProgress, evaluation_mode, prefetch
 from trainers.query_reports import write_score_map
+from trainers.shared_folder import check_seen_everywhere, seen_in_time
 from trainers.target_images import TargetImages
 from utils import distributed, seeding
 from utils.distributed import World
@@ -43,9 +44,10 @@ class QuerySettings:
         radius: k, in pixels of the image at its own size.
         rounds: the budget is divided by.
         training_size: (W, H) that target images are trained at, to which a budget in pixels refers.
+        network_input: "WxH" that images are scored at, for the record.
         score: "published" (impurity x uncertainty), or the baselines "entropy" and "random".
         seed: of the random baseline.
-        pictures: images of rank 0 that are drawn in every round.
+        pictures: how many images, the first of the list, are drawn in every round.
     """
 
     setting: Literal["region", "pixel"]
@@ -53,6 +55,7 @@ class QuerySettings:
     radius: int
     rounds: int
     training_size: tuple[int, int]
+    network_input: str = ""
     score: Literal["published", "entropy", "random"] = "published"
     seed: int = 0
     pictures: int = 4
@@ -114,17 +117,17 @@ def select_image(
     """
     score_of = scores.region_scores if settings.setting == "region" else scores.pixel_scores
     options: dict[str, object] = {"size": size, "network_input": network_input, "radius": settings.radius}
-    if settings.score == "entropy":
+    if settings.score == "entropy":  # as in the setting's own score: the window's mean, or the pixel's own
         score_of = scores.entropy_scores
+        options["radius"] = settings.label_radius
     elif class_weight is not None:
         options["class_weight"] = class_weight
-    try:
-        maps = score_of(logits, **options)
-    except ValueError as error:
+    if not torch.isfinite(logits).all():
         raise UserError(
-            f"the network's output for {name} is not finite ({error}); the weights are broken or the "
-            "precision is too low: go on from an earlier snapshot, or lower --learning-rate"
-        ) from None
+            f"the network's output for {name} is not finite; the weights are broken: go on from an earlier "
+            "snapshot, with a lower --learning-rate"
+        )
+    maps = score_of(logits, **options)
     score = maps.score
     if settings.score == "random":
         generator = seeding.generator(settings.seed, f"random-regions/{round_number}", number)
@@ -172,10 +175,12 @@ class QueryRound:
             None when a stop signal cut it short.
 
         Raises:
-            UserError: on every rank: logits that are not finite, images that cannot be read, a folder that
-                belongs to another run.
+            UserError: on every rank: a folder that belongs to another run or that not all ranks see; on the
+                rank that finds it: logits that are not finite, images that cannot be read.
         """
         done = distributed.from_rank_zero(lambda: self._begin(folder, info))
+        check_seen_everywhere(folder.info_path, "the settings of the round")
+        distributed.synchronize_buffers_(self.network)  # so that it does not matter who scores an image
         if done is not None:
             missing = [number for number, name in enumerate(self.images.names) if name not in done]
             mine = [missing[place] for place in distributed.shard(len(missing))]
@@ -187,7 +192,10 @@ class QueryRound:
             if distributed.any_rank(selected < len(mine), what=f"the selection of round {info.number + 1}"):
                 return None
             distributed.from_rank_zero(lambda: self._assemble(folder))
-        return folder.queries()
+            check_seen_everywhere(folder.queries_path, "the queries of the round")
+        queries = folder.queries()
+        assert queries is not None, "all ranks see the queries that rank 0 has read or written"
+        return queries
 
     def _begin(self, folder: RoundFolder, info: RoundInfo) -> set[str] | None:
         """Names of the images that are selected already; None when all are."""
@@ -196,6 +204,7 @@ class QueryRound:
 
     def _assemble(self, folder: RoundFolder) -> None:
         """One file from all parts, images in the order of their list."""
+        seen_in_time(lambda: folder.part_names() >= set(self.images.names))  # parts of other machines
         folder.write_queries(folder.assemble(self.images.names))
 
     def _parts(

@@ -9,23 +9,44 @@ from pathlib import Path
 from data_loaders.balanced_order import ListedOrder, class_balanced_list
 from data_loaders.discovery import FileList
 from data_loaders.parallel import ProgressLine
-from data_loaders.statistics import LabelInfo, count_classes, label_info, read_label_info
+from data_loaders.statistics import LabelInfo, count_classes, label_info, read_label_info, write_label_info
 from utils import distributed
 from utils.class_spaces import ClassSpace
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+KEPT = "label_info.p"  # in the run folder
+
+
+class SourceOrder(ListedOrder):
+    """The order, and the table that was counted for it; None where there was one."""
+
+    counted: LabelInfo | None = None
+
+    def keep(self, run: Path) -> None:
+        """Puts a counted table into the run folder, so that the next start need not count. Rank 0 only."""
+        if self.counted is not None:
+            write_label_info(run / KEPT, self.counted)
+
 
 def class_balanced_order(
-    files: FileList, space: ClassSpace, *, table: Path | None, seed: int, draws: int, num_workers: int
-) -> ListedOrder:
+    files: FileList,
+    space: ClassSpace,
+    *,
+    table: Path | None,
+    run: Path,
+    seed: int,
+    draws: int,
+    num_workers: int,
+) -> SourceOrder:
     """The order in which a run draws its source images. Collective.
 
     Args:
         files: the source images.
         space: classes in use.
         table: `*_label_info.p`; None: one beside the data, else the classes are counted now.
+        run: run folder, where an earlier start has kept what it counted.
         seed: of the list and of its shuffling; 0 gives the list of the original runs.
         draws: images that the whole schedule needs.
         num_workers: processes that count classes.
@@ -39,10 +60,13 @@ def class_balanced_order(
             "--source-order class-balanced tells images apart by their file names, but several of "
             f"{files.root} have the same one; use --source-order shuffled"
         )
-    table = table or _beside_the_data(files, space)
+    kept = run / KEPT
+    table = table or _beside_the_data(files, space) or (kept if kept.is_file() else None)
     info = _counted(files, space, num_workers) if table is None else _read(table, space)
     names = class_balanced_list(_restricted(info, place, files), seed=seed, length=draws)
-    return ListedOrder([place[name] for name in names], seed, "source")
+    order = SourceOrder([place[name] for name in names], seed, "source")
+    order.counted = info if table is None else None
+    return order
 
 
 def _beside_the_data(files: FileList, space: ClassSpace) -> Path | None:
@@ -73,9 +97,8 @@ def _counted(files: FileList, space: ClassSpace, num_workers: int) -> LabelInfo:
 
     def count() -> LabelInfo:
         progress = ProgressLine(len(files.items))
-        return label_info(
-            count_classes(files, space.name, num_workers=num_workers, progress=progress), space.num_classes
-        )
+        counts = count_classes(files, space.name, num_workers=num_workers, progress=progress)
+        return label_info(counts, space.num_classes)
 
     return distributed.from_rank_zero(count)
 

@@ -27,7 +27,7 @@ from trainers.labelling import weights_digest
 from trainers.protocols import Protocol, choose_protocol
 from trainers.wiring_data import Arguments, Domains
 from utils import distributed, logs, precision, seeding, stopping
-from utils.arguments import FREE_TO_CHANGE, USED_AT_START, as_settings, batch_line, check_batch, warn
+from utils.arguments import USED_AT_START, as_settings, batch_line, check_batch, free_to_change, warn
 from utils.class_spaces import ClassSpace
 from utils.distributed import World
 from utils.runs import Run, open_run
@@ -241,7 +241,7 @@ def run_folder(args: Arguments, world: World, facts: Mapping[str, Any] | None = 
         as_settings(args),
         world=world,
         keep=args.keep_snapshots,
-        free_to_change=FREE_TO_CHANGE,
+        free_to_change=free_to_change(args),
         used_at_start=USED_AT_START,
         resume=args.resume,
         command_line=args.command_line,

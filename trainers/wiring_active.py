@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from data_loaders.dataset import SegmentationDataset
-from data_loaders.decoding import read_image
+from data_loaders.decoding import read_image, read_raw_label
 from data_loaders.discovery import FileList
 from networks.segmentation import SegmentationNetwork
 from selection import budget as budgets
@@ -25,10 +25,12 @@ from trainers.base import Evaluator
 from trainers.evaluation import truth_reader
 from trainers.oracles import PeopleOracle, TruthOracle
 from trainers.query_round import QueryRound, QuerySettings
+from trainers.shared_folder import check_is_shared
+from trainers.source_order import SourceOrder
 from trainers.target_images import BoughtLabelReader, FileImages
 from trainers.wiring_data import Arguments, Domains
 from utils import distributed, stopping
-from utils.arguments import warn
+from utils.arguments import settings_digest, warn
 from utils.distributed import World
 from utils.errors import UserError
 from utils.precision import Precision
@@ -49,6 +51,7 @@ class ActiveParts:
     store: AnnotationStore
     reader: BoughtLabelReader
     datasets: Mapping[str, SegmentationDataset]
+    source_order: SourceOrder | None
     image_size: tuple[int, int]
 
 
@@ -66,17 +69,23 @@ def prepare(args: Arguments) -> ActiveParts:
         target=True,
         target_labels="required" if args.oracle == "truth" else "never",
     )
+    if args.input_size_query is None:  # settled here, so that a later --protocol cannot change the selection
+        args.input_size_query = wiring.protocol_of(args).base_size or args.input_size_target
     query = query_settings(args)
     size = read_image(domains.target.items[0].image).shape[:2]
     _check_query(query, domains.target, size)
+    if args.oracle == "truth":
+        _check_label_size(domains.target, size)
     store = AnnotationStore(Path(args.snapshot_dir) / "queries")
     _check_store(args, store, domains)
     reader = BoughtLabelReader(store.load(0))
     datasets = {"target": wiring_data.target_dataset(args, domains.target, label_reader=reader)}
+    order = None
     if domains.source is not None:
         source = wiring_data.labelled_dataset(args, domains.source, domains.space)
         datasets = {"source": source, **datasets}
-    return ActiveParts(domains, query, store, reader, datasets, size)
+        order = wiring_data.source_order(args, domains.source, domains.space)
+    return ActiveParts(domains, query, store, reader, datasets, order, size)
 
 
 def query_settings(args: Arguments) -> QuerySettings:
@@ -87,6 +96,7 @@ def query_settings(args: Arguments) -> QuerySettings:
         radius=args.radius,
         rounds=len(args.select_iterations),
         training_size=args.input_size_target,
+        network_input="x".join(map(str, args.input_size_query)),
         score=args.score,
         seed=args.seed,
         pictures=args.query_pictures,
@@ -100,8 +110,23 @@ def _check_query(query: QuerySettings, files: FileList, size: tuple[int, int]) -
             f"{size[1]}x{size[0]}; give a smaller radius"
         )
     query.budget.check_fits(
-        size, label_radius=query.label_radius, rounds=query.rounds, training_size=query.training_size
+        size,
+        label_radius=query.label_radius,
+        rounds=query.rounds,
+        training_size=query.training_size,
+        exclusion_radius=query.exclusion_radius,
     )
+
+
+def _check_label_size(files: FileList, size: tuple[int, int]) -> None:
+    """The oracle answers at image size: the first label stands for all."""
+    item = files.items[0]
+    label = read_raw_label(item.label, files.description.label_encoding)
+    if label.shape != tuple(size):
+        raise UserError(
+            f"{item.label} is {label.shape[1]}x{label.shape[0]}, its image {size[1]}x{size[0]}: the oracle "
+            "needs labels of the size of the images; give images and labels of one size (--target-root)"
+        )
 
 
 def _check_store(args: Arguments, store: AnnotationStore, domains: Domains) -> None:
@@ -131,16 +156,15 @@ def make_trainer(
     """
     domains = parts.domains
     evaluator = wiring.make_evaluator(args, domains, world, chosen)
-    size = args.input_size_query or wiring.protocol_of(args).base_size or args.input_size_target
     orders = {}
-    if domains.source is not None:
-        orders["source"] = wiring_data.source_order(args, domains.source, domains.space)
+    if parts.source_order is not None:
+        orders["source"] = parts.source_order
     trainer = ActiveTrainer(
         network=network,
         settings=wiring.method_settings(ActiveSettings, args),
         query=QueryRound(
             network,
-            FileImages(domains.target, size),
+            FileImages(domains.target, args.input_size_query),
             parts.query,
             world,
             num_workers=args.num_workers,
@@ -153,6 +177,7 @@ def make_trainer(
         method=args.method,
         class_evaluator=class_evaluator(args, parts, world, chosen, evaluator),
         write_masks=args.write_masks,
+        identity=settings_digest(args),
         world=world,
         loop=wiring.loop_settings(args, chosen),
         streams=wiring_data.sample_streams(args, world, parts.datasets, orders=orders),
@@ -224,14 +249,21 @@ def spread(files: FileList, count: int) -> FileList:
     return replace(files, items=tuple(files.items[index] for index in chosen))
 
 
-def import_annotations(args: Arguments, parts: ActiveParts, trainer: ActiveTrainer) -> None:
-    """Takes over the annotations of an original run into the run folder, once. Collective."""
+def open_store(args: Arguments, parts: ActiveParts, trainer: ActiveTrainer) -> None:
+    """Checks that all ranks see the store, takes over the annotations of an original run, once, and keeps the
+    counted classes of the source.
+
+    Collective; call it when the run folder is open.
+    """
+    check_is_shared(parts.store.folder)
+    if distributed.is_main() and parts.source_order is not None:
+        parts.source_order.keep(args.snapshot_dir)
     if args.annotations_from is None:
         return
 
     def import_once() -> None:
-        if not trainer.store.has_imported():
-            trainer.store.import_annotations(_annotations(args, parts.domains))
+        if not parts.store.has_imported():
+            parts.store.import_annotations(_annotations(args, parts.domains))
 
     distributed.from_rank_zero(import_once)
-    trainer.take_over(trainer.store.load(0))
+    trainer.take_over(parts.store.load(0))

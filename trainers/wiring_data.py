@@ -23,7 +23,7 @@ from trainers.label_checks import PseudoLabels, check_pseudo_labels, check_thres
 from trainers.labelling import default_pseudo_label_folder, find_pseudo_label_folder
 from trainers.memory import MemorySettings
 from trainers.run_state import check_alike
-from trainers.source_order import class_balanced_order
+from trainers.source_order import SourceOrder, class_balanced_order
 from utils.arguments import batch_line, check_num_classes
 from utils.class_spaces import ClassSpace, class_space
 from utils.distributed import World
@@ -191,7 +191,7 @@ def _crop(args: Arguments) -> tuple[int, int] | None:
     return None if args.crop_size is None else args.crop_size[::-1]
 
 
-def source_order(args: Arguments, files: FileList, space: ClassSpace) -> ListedOrder | None:
+def source_order(args: Arguments, files: FileList, space: ClassSpace) -> SourceOrder | None:
     """The order in which source images are drawn; None: shuffled."""
     if args.source_order == "shuffled":
         return None
@@ -199,6 +199,7 @@ def source_order(args: Arguments, files: FileList, space: ClassSpace) -> ListedO
         files,
         space,
         table=args.label_info,
+        run=Path(args.snapshot_dir),
         seed=args.seed,
         draws=args.num_steps * args.batch_size,
         num_workers=args.num_workers,

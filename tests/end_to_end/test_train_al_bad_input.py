@@ -107,9 +107,8 @@ def test_budget(refused: Refused, data: Path, budget: str, expected: list[str]) 
         ("--method dwaca --setting pixel", ["--method dwaca", "--setting region"]),
         ("--class-weights-from source", ["--class-weights-from source", "--method dwaca"]),
         ("--method dwaca --score entropy", ["--score entropy", "--method ripu"]),
-        ("--method dwaca --norm-style bn", ["--dropout-schedule reference", "--norm-style bn"]),
         ("--method mada", ["--method", "mada"]),
-        ("--annotations-from nowhere", ["--annotations-from", "nowhere"]),
+        ("--annotations-from nowhere", ["nowhere has no gtMask/train", "OUTPUT_DIR"]),
         ("--annotations-from data", ["data has no gtMask/train", "OUTPUT_DIR"]),
     ],
 )

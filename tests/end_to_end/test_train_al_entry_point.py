@@ -209,7 +209,7 @@ def test_baselines_ask_elsewhere(train: Train) -> None:
     assert len({json.dumps(found[first]) for found in kinds.values()}) == 3
     assert all(len(found[first]) == 9 for found in kinds.values())
     random = train(*QUIET, "--score", "random")
-    assert queries_of(random, 0).info.setting == "region, random"
+    assert queries_of(random, 0).info.score == "random"
     assert closest(queries_of(random, 0).images[0].picks) > 2
     places = [json.dumps(found) for found in kinds["random"].values()]
     assert len(set(places)) == len(places)  # other places in every image and round
@@ -242,7 +242,7 @@ class TestClassWeights:
             assert found == tuple(class_weights(iou.astype(np.float32)))
 
     def test_all_equal_make_ripu_bit_for_bit(self, train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("trainers.active.class_weights", np.ones_like)
+        monkeypatch.setattr("trainers.class_weighting.class_weights", np.ones_like)
         dwaca = train(*QUIET, *DWACA, "--class-weights-from", "source", "--class-weight-images", "1")
         ripu = train(*QUIET, "--score", "published")
         assert queries_of(dwaca, 1).info.class_weights == (1.0,) * 19

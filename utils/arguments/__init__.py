@@ -15,6 +15,8 @@ from utils.arguments.checks import (
     check_arguments,
     check_batch,
     check_num_classes,
+    free_to_change,
+    settings_digest,
 )
 from utils.arguments.command_line import parse
 from utils.arguments.common_options import (
@@ -96,6 +98,7 @@ __all__ = [
     "existing_path",
     "folder",
     "fraction",
+    "free_to_change",
     "make_parser",
     "non_negative_float",
     "non_negative_int",
@@ -104,6 +107,7 @@ __all__ = [
     "positive_float",
     "positive_int",
     "scale_range",
+    "settings_digest",
     "size_wh",
     "warn",
 ]

@@ -27,7 +27,7 @@ def check_active(args: argparse.Namespace) -> None:
 def _fill_in(args: argparse.Namespace) -> None:
     pixel, dwaca = args.setting == "pixel", args.method == "dwaca"
     defaults = {
-        "budget": "40px" if pixel else "2.2%",
+        "budget": "40px" if pixel else "5%" if dwaca else "2.2%",
         "radius": 32 if pixel else 1,
         "select_iterations": SOURCE_FREE_ITERATIONS if args.source_free else ITERATIONS,
         "class_weights_from": "validation" if dwaca else "none",
@@ -36,6 +36,8 @@ def _fill_in(args: argparse.Namespace) -> None:
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
+    if dwaca and "network" not in args.given:
+        args.network = "deeplab_v3plus"
 
 
 def _check_rounds(args: argparse.Namespace) -> None:
@@ -67,12 +69,9 @@ def _check_method(args: argparse.Namespace) -> None:
             f"--score {args.score} is not weighted by class; use --method ripu for the baselines",
             everywhere=True,
         )
-    if args.dropout_schedule == "reference" and args.norm_style == "bn":
-        raise UserError(
-            "--dropout-schedule reference switches the whole network to eval mode, which would freeze its "
-            "BatchNorm too; use --dropout-schedule always with --norm-style bn",
-            everywhere=True,
-        )
+    measured = args.class_weights_from in ("labelled", "source")
+    if "class_weight_images" in args.given and not measured:
+        warn("--class-weight-images has no effect without --class-weights-from labelled or source")
     if "dropout_period" in args.given and args.dropout_schedule == "always":
         warn("--dropout-period has no effect with --dropout-schedule always")
 
@@ -89,7 +88,8 @@ def _check_source_free(args: argparse.Namespace) -> None:
         raise UserError(
             "--class-weights-from source reads source data, --source-free reads none", everywhere=True
         )
-    for name in ("source_root", "source_list", "lambda_consistency", "label_info"):
+    without_effect = ("source_root", "source_list", "lambda_consistency", "consistency", "label_info")
+    for name in (*without_effect, "source_order", "mirror", "autoaug", "scale_range"):
         if name in args.given:
             warn(f"--{name.replace('_', '-')} has no effect with --source-free")
 

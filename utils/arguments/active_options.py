@@ -46,7 +46,7 @@ def _add_query_arguments(parser: Parser) -> None:
         default=None,
         metavar="2.2%|40px",
         help="of every image over all rounds: a share of its pixels, or pixels counted at "
-        "--input-size-target (default: 2.2%%, with --setting pixel 40px)",
+        "--input-size-target (default: 2.2%%, with --method dwaca 5%%, with --setting pixel 40px)",
     )
     add(
         "--radius",
@@ -103,7 +103,7 @@ def _add_oracle_arguments(parser: Parser) -> None:
     )
     add(
         "--annotations-from",
-        type=values.existing_folder,
+        type=values.folder,
         metavar="DIR",
         help="output folder of an original run (gtMask, gtIndicator): its annotations count as bought before "
         "the first round",

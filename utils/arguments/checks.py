@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 from typing import Any
 
 from utils.arguments.active_checks import check_active
@@ -27,7 +29,7 @@ FREE_TO_CHANGE = frozenset(
 )  # fmt: skip
 
 # May differ too once the folder has a snapshot, which then fills the network in their place.
-USED_AT_START = frozenset({"restore_from", "backbone_weights"})
+USED_AT_START = frozenset({"restore_from", "backbone_weights", "annotations_from"})
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -46,6 +48,24 @@ def check_arguments(args: argparse.Namespace) -> None:
     _check_source_order(args)
     if hasattr(args, "select_iterations"):
         check_active(args)
+
+
+def free_to_change(args: argparse.Namespace) -> frozenset[str]:
+    """The options that may differ when the run folder of these arguments is continued.
+
+    What is measured steers the training where DWACA takes its class weights from the evaluation.
+    """
+    if getattr(args, "class_weights_from", "none") == "validation":
+        return FREE_TO_CHANGE - {"protocol", "evaluation_list", "evaluation_split"}
+    return FREE_TO_CHANGE
+
+
+def settings_digest(args: argparse.Namespace) -> str:
+    """16 hexadecimal digits of all settings that may not change while a run goes on; who answers its queries
+    does not count."""
+    loose = free_to_change(args) | USED_AT_START | {"num_steps_stop", "oracle"}
+    fixed = {name: value for name, value in as_settings(args).items() if name not in loose}
+    return hashlib.sha256(json.dumps(fixed, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def as_settings(args: argparse.Namespace) -> dict[str, Any]:

@@ -34,7 +34,9 @@ def table(files: FileList) -> LabelInfo:
 
 
 def indices(files: FileList, path: Path | None = None, *, seed: int = 0) -> list[int]:
-    order = class_balanced_order(files, SPACE, table=path, seed=seed, draws=DRAWS, num_workers=0)
+    run = files.root.parent / "run"
+    order = class_balanced_order(files, SPACE, table=path, run=run, seed=seed, draws=DRAWS, num_workers=0)
+    order.keep(run)
     return list(order.indices)
 
 
@@ -55,6 +57,9 @@ def test_given_found_and_counted_tables_make_the_same_list(
     counted = indices(files)
     names = [item.image.name for item in files.items]
     assert [names[index] for index in counted] == class_balanced_list(table, seed=0, length=DRAWS)
+    (files.root / "labels").rename(files.root / "away")  # the second start does not count again
+    assert indices(files) == counted
+    (files.root / "away").rename(files.root / "labels")
     assert indices(files, write(tmp_path / "elsewhere.p", table)) == counted
     write(files.root / "gtav_label_info.p", table)
     assert indices(files) == counted
