@@ -4,7 +4,7 @@
         --line "all labels=runs/oracle" --output docs/budget_curve.svg
 
 The budget, method and score of a run come from its arguments, its mIoU is the last one it logged. Runs that
-differ in their seed alone are averaged, their spread is a bar.
+agree in these three are averaged whatever else they differ in, their spread is a bar.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ sys.path.insert(0, str(REPOSITORY))
 
 from utils.errors import UserError, entry_point
 from utils.files import write_atomically
+from utils.runs import DONE
 
 WIDTH, HEIGHT = 640, 400  # of the picture
 LEFT, RIGHT, TOP, BOTTOM = 56, 150, 20, 44  # margins; the right one holds the names
@@ -40,12 +41,14 @@ class Run:
 
 
 def read_miou(folder: Path) -> float:
-    """The last mIoU that the run logged, in percent.
+    """The last mIoU that a finished run logged, in percent.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or the run is not done.
     """
     path = folder / "metrics.jsonl"
+    if folder.is_dir() and not (folder / DONE).exists():
+        raise UserError(f"{folder} has no {DONE}: the run is not finished; start its command again")
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError) as error:

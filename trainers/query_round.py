@@ -200,7 +200,11 @@ class QueryRound:
     def _begin(self, folder: RoundFolder, info: RoundInfo) -> set[str] | None:
         """Names of the images that are selected already; None when all are."""
         folder.begin(info)
-        return None if folder.queries() is not None else folder.part_names()
+        queries = folder.queries()
+        if queries is None:
+            return folder.part_names()
+        folder.write_queries(queries)  # removes the parts that a kill has left
+        return None
 
     def _assemble(self, folder: RoundFolder) -> None:
         """One file from all parts, images in the order of their list."""

@@ -73,18 +73,7 @@ def find_domains(
     source_files = _source_files(args, space) if source else None
     target_files = None
     if target:
-        target_files = find_files(
-            described_target,
-            split=args.target_split,
-            root=args.target_root,
-            data_root=_data_root(args),
-            labels=target_labels,
-            list_file=args.target_list,
-            strict=args.strict,
-        )
-        if target_labels == "required":
-            target_files.description.label_table(space.name)
-            check_first_labels(target_files)
+        target_files = _target_files(args, described_target, space, labels=target_labels)
     files = Domains(space, source_files, target_files, _evaluation_files(args, described_target, space))
     for role, found in files.found().items():
         logger.info(
@@ -100,6 +89,35 @@ def find_domains(
         {f"the {role} images": "" if found is None else found.fingerprint() for role, found in roles.items()},
         "give every machine the same copy of the data",
     )
+    return files
+
+
+def _target_files(
+    args: Arguments,
+    description: DatasetDescription,
+    space: ClassSpace,
+    *,
+    labels: Literal["required", "never"],
+) -> FileList:
+    try:
+        files = find_files(
+            description,
+            split=args.target_split,
+            root=args.target_root,
+            data_root=_data_root(args),
+            labels=labels,
+            list_file=args.target_list,
+            strict=args.strict,
+        )
+    except NothingFoundError as error:
+        if labels == "never":
+            raise
+        raise NothingFoundError(
+            f"{error} (the ground-truth oracle reads the labels of the target; --oracle people needs none)"
+        ) from None
+    if labels == "required":
+        files.description.label_table(space.name)
+        check_first_labels(files)
     return files
 
 

@@ -23,6 +23,7 @@ def write_run(folder: Path, miou: float, **settings: str) -> Path:
         {"iteration": 2, "val/miou": miou},
     ]
     (folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (folder / "DONE").touch()
     return folder
 
 
@@ -37,6 +38,13 @@ def test_seeds_are_averaged_and_methods_apart(tmp_path: Path) -> None:
     texts = [element.text for element in root.iter(f"{SVG}text")]
     assert {"RIPU 45.0", "random 20.0", "all <labels> 60.0", "1 %", "5 %"} <= set(texts)
     assert len(list(root.iter(f"{SVG}circle"))) == 3  # one mean for each method and budget
+
+
+def test_an_unfinished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = write_run(tmp_path / "run", 1.0)
+    (run / "DONE").unlink()
+    assert budget_curve.main([str(run), "--output", str(tmp_path / "curve.svg")]) == 2
+    assert "is not finished" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

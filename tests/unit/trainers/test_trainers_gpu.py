@@ -1,14 +1,17 @@
-"""Training on a CUDA device: the host never waits for it between two logging steps."""
+"""Training on a CUDA device: the host never waits for it between two logging steps, query rounds choose what they
+choose on a CPU."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests import toy_active
 from tests.toy_training import drawn_batches, make_trainer, small_network
 from trainers.base import Trainer
 from utils.distributed import World
@@ -59,3 +62,34 @@ def test_iterations_between_two_logging_steps_never_wait_for_the_device(
         trainer.run_iteration(iteration, [batches])
     torch.cuda.set_sync_debug_mode("default")
     assert all(math.isfinite(value) for value in trainer.meter.read().values())
+
+
+@pytest.mark.parametrize("setting", ["region", "pixel"])
+def test_query_rounds_choose_on_the_device_what_they_choose_on_the_cpu(setting: str, tmp_path: Path) -> None:
+    picks = {}
+    for name in ("cpu", "cuda"):
+        trainer = toy_active.active_trainer(
+            tmp_path / name,
+            network=toy_active.small_network(double=True).to(name),
+            settings={"select_iterations": (0, 2)},
+            query={"setting": setting},
+            loop={"num_steps_stop": 3},
+            world=World(rank=0, size=1, local_rank=0, device=torch.device(name)),
+        )
+        assert trainer.fit() == 0
+        picks[name] = toy_active.picks_of(trainer, (0, 1))
+    assert picks["cuda"] == picks["cpu"]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_active_learning_trains_on_the_device_in_every_precision(precision: str, tmp_path: Path) -> None:
+    network = toy_active.small_network().to("cuda", memory_format=torch.channels_last)
+    trainer = toy_active.active_trainer(
+        tmp_path,
+        network=network,
+        settings={"select_iterations": (1,), "dropout_schedule": "reference", "dropout_period": 2},
+        loop={"num_steps_stop": 4, "precision": Precision(precision, "cuda")},
+        world=World(rank=0, size=1, local_rank=0, device=torch.device("cuda")),
+    )
+    assert trainer.fit() == 0
+    assert all(torch.isfinite(value).all() for value in network.state_dict().values())
