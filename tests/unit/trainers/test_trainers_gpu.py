@@ -1,5 +1,5 @@
-"""Training on a CUDA device: the host never waits for it between two logging steps, and query rounds choose what
-they choose on a CPU."""
+"""On a CUDA device: the host never waits for it between two logging steps, and query rounds choose what they
+choose on a CPU."""
 
 from __future__ import annotations
 
