@@ -43,8 +43,14 @@ class RollCall:
         self.store.set(f"present/{self.rank}", what)
 
     def withdraw(self) -> None:
-        """Takes the answer back once the wait is over."""
-        self.store.delete_key(f"present/{self.rank}")
+        """Takes the answer back once the wait is over.
+
+        Rank 0 may hold the store, and may have left with it after the last barrier.
+        """
+        try:
+            self.store.delete_key(f"present/{self.rank}")
+        except RuntimeError:
+            logger.debug("the store is gone already: nobody is left to ask")
 
     def leave(self, error: BaseException) -> None:
         """Tells the other ranks why this one goes, so that they name the cause and not only the rank."""

@@ -89,7 +89,7 @@ def _check_source_free(args: argparse.Namespace) -> None:
             "--class-weights-from source reads source data, --source-free reads none", everywhere=True
         )
     without_effect = ("source_root", "source_list", "lambda_consistency", "consistency", "label_info")
-    for name in (*without_effect, "source_order", "mirror", "autoaug", "scale_range"):
+    for name in (*without_effect, "autoaug"):
         if name in args.given:
             warn(f"--{name.replace('_', '-')} has no effect with --source-free")
 
