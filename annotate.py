@@ -11,31 +11,35 @@ are answered, the training command continues it.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import shlex
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from data_loaders.decoding import read_image
-from data_loaders.description import load_description
-from data_loaders.discovery import find_files
 from selection.budget import SECONDS_PER_DECISION
-from selection.exchange.answers import RoundAnswers
-from selection.exchange.class_names import ClassNames
+from selection.exchange.answers import POLICIES, RoundAnswers, key_of
 from selection.exchange.crops import CropSettings
-from selection.exchange.export import check_new, plan, remember, remembered, write_packages
-from selection.exchange.importing import ImportReport, read_packages, shown_list
+from selection.exchange.export import (
+    check_new,
+    new_export_id,
+    plan,
+    remember,
+    remembered,
+    resumed,
+    write_packages,
+)
+from selection.exchange.import_report import ImportReport, shown_list
+from selection.exchange.importing import read_packages
 from selection.exchange.packages import Package, Sharing
-from selection.exchange.status import format_status, round_status
+from selection.exchange.status import format_status, open_work, round_status, with_open_work
 from selection.exchange.tools import TOOLS
-from selection.rounds import UNANSWERED, RoundFolder, RoundQueries
-from selection.store import AnnotationStore
+from selection.rounds import UNANSWERED, RoundFolder
 from trainers.inference import prefetch
+from trainers.people_runs import choose_round, class_names, image_reader, queries_of, training_command
 from utils.arguments import (
     existing_folder,
     folder,
@@ -45,13 +49,13 @@ from utils.arguments import (
     positive_float,
     positive_int,
 )
-from utils.arguments.commands import torchrun_command
-from utils.class_spaces import CLASS_SPACES, class_space
-from utils.errors import UserError, entry_point
-from utils.runs import ARGUMENTS_FILE
+from utils.errors import entry_point
+from utils.folder_lock import FolderLock
 
 if TYPE_CHECKING:
     from utils.arguments import Parser
+
+LOCK_FILE = "import.lock"
 
 
 @entry_point
@@ -156,6 +160,13 @@ def _add_status(parser: Parser) -> None:
         metavar="DIR",
         help="also count what lies here and is not imported yet",
     )
+    parser.add_argument(
+        "--list",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="also list the crops that are open, by annotator, and the images with open pixels",
+    )
+    _add_accept_unchanged(parser)
     _add_price(parser)
 
 
@@ -165,10 +176,17 @@ def _add_import(parser: Parser) -> None:
     )
     parser.add_argument(
         "--on-conflict",
-        choices=("error", "first", "ignore"),
-        default="error",
+        choices=POLICIES,
         help="pixels labelled as two classes: refuse the crop, take the first shape, or ignore the pixels; "
-        "where two annotators differ the first by name counts, with ignore neither",
+        "where two annotators differ: leave them open, take the first by name, or ignore them (default: "
+        "error, or what the last import was told)",
+    )
+    _add_accept_unchanged(parser)
+    parser.add_argument(
+        "--replace",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="let answers replace other ones that were stored before",
     )
     parser.add_argument(
         "--skip-bad-files",
@@ -181,6 +199,15 @@ def _add_import(parser: Parser) -> None:
         action=argparse.BooleanOptionalAction,
         default=False,
         help="check everything, store nothing",
+    )
+
+
+def _add_accept_unchanged(parser: Parser) -> None:
+    parser.add_argument(
+        "--accept-unchanged",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="coco, png: crops that still equal their suggestion are answers: people have looked at them",
     )
 
 
@@ -203,21 +230,31 @@ def run_export(args: argparse.Namespace) -> int:
         args.duplicate_share,
         args.seed,
     )
-    chosen = _choose_round(args, must_wait=True)
-    queries, names = _queries(chosen), _class_names(args.run, chosen)
-    answered = RoundAnswers.load(chosen, queries).combined() if args.unanswered else None
-    packages = plan(queries, args.to, run=str(args.run), crops=crops, sharing=sharing, answers=answered)
+    chosen = choose_round(args.run, args.round, must_wait=True)
+    queries, names = queries_of(chosen), class_names(args.run, chosen)
+    answered = RoundAnswers.load(chosen, queries).combined("first") if args.unanswered else None
+    packages = plan(
+        queries,
+        args.to,
+        run=str(args.run),
+        crops=crops,
+        sharing=sharing,
+        answers=answered,
+        export=new_export_id(),
+    )
+    packages = resumed(packages, args.out)
     check_new(packages, args.out)
+    image_of = image_reader(args.run, queries, args.target_root, args.data_root)
+    remember(chosen, packages)  # before people can have it: an export that was killed is repeated
     write_packages(
         packages,
         queries,
         args.out,
         names,
-        read_image=_image_reader(args, queries),
+        read_image=image_of,
         previews=args.previews,
         mapper=lambda function, items: prefetch(function, list(items), args.num_workers),
     )
-    remember(chosen, packages)
     _say_exported(args, packages)
     return 0
 
@@ -236,154 +273,104 @@ def _say_exported(args: argparse.Namespace, packages: Sequence[Package]) -> None
 
 def run_status(args: argparse.Namespace) -> int:
     """Prints the progress of a round."""
-    chosen = _choose_round(args)
-    queries, names = _queries(chosen), _class_names(args.run, chosen)
+    chosen = choose_round(args.run, args.round)
+    queries, names = queries_of(chosen), class_names(args.run, chosen)
     answers = RoundAnswers.load(chosen, queries)
     state = "complete" if chosen.has_labels() else "waits for labels"
     print(f"round {queries.info.number + 1} of {queries.info.rounds} of {args.run}: {state}")
     if args.folders:
-        report = read_packages(args.folders, answers, names, on_conflict="first")
-        _say_read(report)
+        options = {"on_conflict": answers.on_conflict, "accept_unchanged": args.accept_unchanged}
+        report = read_packages(args.folders, answers, names, **options)
+        print(report.text())
         if report.problems:
-            print(f"{len(report.problems)} problem(s):\n{shown_list(report.problems)}")
+            print(
+                f"{len(report.problems)} problem(s), which an import refuses:\n{shown_list(report.problems)}"
+            )
+        if report.changed:
+            print(f"{report.changes_text()}: an import asks for --replace")
     packages = remembered(chosen)
     print(format_status(round_status(answers, packages, seconds_per_decision=args.seconds_per_decision)))
+    if args.list:
+        print("\n".join(open_work(answers, packages)))
     return 0
 
 
 def run_import(args: argparse.Namespace) -> int:
     """Checks answers, stores them, and completes the round when none is missing."""
-    chosen = _choose_round(args)
-    queries, names = _queries(chosen), _class_names(args.run, chosen)
+    chosen = choose_round(args.run, args.round)
+    lock = FolderLock(chosen.folder / LOCK_FILE, what="the round", option="--round")
+    lock.acquire()  # from reading to writing: of two imports at once the later one would undo the other
+    try:
+        return _import(args, chosen)
+    finally:
+        lock.release()
+
+
+def _import(args: argparse.Namespace, chosen: RoundFolder) -> int:
+    queries, names = queries_of(chosen), class_names(args.run, chosen)
     answers = RoundAnswers.load(chosen, queries)
-    report = read_packages(args.folders, answers, names, on_conflict=args.on_conflict)
-    _say_read(report)
-    if not args.skip_bad_files:
-        report.refuse_problems()
-    elif report.problems:
-        print(f"skipped {len(report.problems)}:\n{shown_list(report.problems)}")
-    classes = answers.combined("ignore" if args.on_conflict == "ignore" else "first")
+    answers.on_conflict = args.on_conflict or answers.on_conflict
+    report = read_packages(
+        args.folders,
+        answers,
+        names,
+        on_conflict=answers.on_conflict,
+        accept_unchanged=args.accept_unchanged,
+    )
+    _say_read(args, report, report.write(chosen.folder))
+    _say_not_found(answers, report, remembered(chosen))
+    if not args.replace:
+        report.refuse_changes()
+    elif report.changed:
+        print(report.changes_text())
+    classes = answers.combined()
     left = int(np.count_nonzero(classes == UNANSWERED))
     if args.dry_run:
         print(f"nothing is stored (--dry-run); {left} of {len(classes)} queried pixels would be left")
         return 0
-    was_complete = chosen.has_labels()
-    answers.store(chosen, args.on_conflict)
-    if was_complete:
-        print("the round was complete before: its labels stay as they are, the answers count for the status")
-    elif left:
-        print(f"stored; {left} of {len(classes)} queried pixels are left to answer")
-    else:
-        chosen.write_labels(classes, queries=queries)
-        print(f"stored; the round is complete. Go on training:\n  {_training_command(args.run)}")
+    if not report.pixels and not (args.on_conflict and answers.classes):
+        print(f"no answer was read, so nothing is stored; {left} of {len(classes)} queried pixels are left")
+        return 0
+    answers.store(chosen)
+    _end(args.run, chosen, answers, classes)
     return 0
 
 
-def _say_read(report: ImportReport) -> None:
-    print(
-        f"{report.crops} crops answered: {report.pixels} queried pixels, {report.cannot_tell} of them cannot "
-        f"be told; {report.outside} labelled pixels lie outside of the regions and count for nothing"
-    )
-    for reason, count in report.waiting.items():
-        print(f"{count} crops are not answered: {reason}")
-    if report.conflicts:
-        print(f"settled contradictions in {len(report.conflicts)} crops:\n{shown_list(report.conflicts)}")
-    if report.gaps:
-        print(f"gaps in {len(report.gaps)} crops, which stay open:\n{shown_list(report.gaps)}")
+def _end(run: Path, chosen: RoundFolder, answers: RoundAnswers, classes: np.ndarray) -> None:
+    """Completes the round where that is possible, and says how it stands."""
+    left = int(np.count_nonzero(classes == UNANSWERED))
+    disputed = int(np.count_nonzero(answers.contradictions()[1] != UNANSWERED))
+    if chosen.has_labels():
+        print("the round was complete before: its labels stay as they are, the answers count for the status")
+    elif left:
+        print(f"stored; {left} of {len(classes)} queried pixels are left to answer")
+        if disputed and answers.on_conflict == "error":
+            print(
+                f"the round is not completed: annotators contradict each other in {disputed} of these "
+                "pixels; settle them with --on-conflict first (the first annotator by name counts) or ignore"
+            )
+    else:
+        chosen.write_labels(classes, queries=answers.queries)
+        print(f"stored; the round is complete. Go on training:\n  {training_command(run)}")
 
 
-def _choose_round(args: argparse.Namespace, *, must_wait: bool = False) -> RoundFolder:
-    """The round of --round, or the newest that waits, or where none has to the newest that was asked.
-
-    Raises:
-        UserError: there is no such round.
-    """
-    store = AnnotationStore(args.run / "queries")
-    numbers = sorted(int(path.name[6:]) for path in store.folder.glob("round_*") if path.name[6:].isdigit())
-    asked = [number for number in numbers if store.round(number).queries() is not None]
-    waiting = [number for number in asked if not store.round(number).has_labels()]
-    if args.round is not None:
-        if args.round - 1 not in (waiting if must_wait else asked):
-            state = "does not wait for labels" if args.round - 1 in asked else "has no queries"
-            listed = ", ".join(str(number + 1) for number in (waiting if must_wait else asked)) or "none"
-            raise UserError(f"--round {args.round} of {args.run} {state}; possible: {listed}")
-        return store.round(args.round - 1)
-    if not waiting and (must_wait or not asked):
-        raise UserError(
-            f"no round of {args.run} waits for labels; start the training (train_al.py --oracle people), "
-            "which selects regions and then waits"
-        )
-    return store.round((waiting or asked)[-1])
+def _say_read(args: argparse.Namespace, report: ImportReport, path: Path) -> None:
+    """Prints what was read; stops at problems unless they are to be skipped."""
+    print(report.text())
+    if report.is_cut:
+        print(f"all lines of these lists: {path}")
+    if not args.skip_bad_files:
+        report.refuse_problems(path)
+    elif report.problems:
+        print(f"skipped {len(report.problems)}:\n{shown_list(report.problems)}")
 
 
-def _queries(chosen: RoundFolder) -> RoundQueries:
-    queries = chosen.queries()
-    assert queries is not None, "a round without queries was chosen"
-    return queries
-
-
-def _class_names(run: Path, chosen: RoundFolder) -> ClassNames:
-    """The classes of a round; those of a description of the user's own are known once that is read."""
-    info = chosen.info()
-    assert info is not None, "a round without settings was chosen"
-    if info.class_space not in CLASS_SPACES:
-        load_description(_record(run)["arguments"]["target"])
-    return ClassNames(class_space(info.class_space))
-
-
-def _image_reader(args: argparse.Namespace, queries: RoundQueries) -> Callable[[str], np.ndarray]:
-    """Reads target images by name.
-
-    Raises:
-        UserError: they are not found where the run found them, or are not those of the round.
-    """
-    settings = _record(args.run)["arguments"]
-    files = find_files(
-        load_description(settings["target"]),
-        split=settings["target_split"],
-        root=args.target_root or _path(settings.get("target_root")),
-        data_root=args.data_root or _path(settings.get("data_root")),
-        labels="never",
-        list_file=_path(settings.get("target_list")),
-    )
-    paths = {item.name: item.image for item in files.items}
-    missing = [query.name for query in queries.images if query.name not in paths]
+def _say_not_found(answers: RoundAnswers, report: ImportReport, packages: Sequence[Package]) -> None:
+    """Names annotators of the last export who have work left and of whom no folder was named."""
+    not_found = [package for package in packages if key_of(package) not in report.found]
+    missing = with_open_work(answers, not_found)
     if missing:
-        raise UserError(
-            f"{len(missing)} images of the round are not in {files.root}, the first {missing[0]}; name their "
-            "folder by --target-root"
-        )
-    return lambda name: read_image(paths[name])
-
-
-def _path(text: str | None) -> Path | None:
-    return None if text is None else Path(text)
-
-
-def _record(run: Path) -> dict[str, Any]:
-    """What the run wrote about its start.
-
-    Raises:
-        UserError: the folder is none of a run.
-    """
-    file = run / ARGUMENTS_FILE
-    try:
-        record = json.loads(file.read_bytes())
-        if isinstance(record["arguments"], dict) and {"target", "target_split"} <= set(record["arguments"]):
-            return record
-    except OSError as error:
-        raise UserError(f"cannot read {file}: {error.strerror or error}; name the folder of a run") from error
-    except (ValueError, KeyError, TypeError):
-        pass
-    raise UserError(f"{file} is no record of a run; name the folder of a run of train_al.py")
-
-
-def _training_command(run: Path) -> str:
-    """The command that started the run last, on as many processes."""
-    record = _record(run)
-    last = record["starts"][-1] if record.get("starts") else record
-    words = shlex.split(last.get("command_line") or record.get("command_line") or "train_al.py")
-    return torchrun_command(words[0], words[1:], int(last.get("world_size") or 1))
+        print(f"no folder of these annotators of the last export was found: {', '.join(missing)}")
 
 
 if __name__ == "__main__":

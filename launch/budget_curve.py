@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import html
 import json
+import math
 import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -44,37 +45,45 @@ def read_miou(folder: Path) -> float:
     """The last mIoU that a finished run logged, in percent.
 
     Raises:
-        UserError: there is none, or the run is not done.
+        UserError: there is none, it is no number, or the run is not done.
     """
     path = folder / "metrics.jsonl"
     if folder.is_dir() and not (folder / DONE).exists():
         raise UserError(f"{folder} has no {DONE}: the run is not finished; start its command again")
     try:
         lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError) as error:
+        found = [line["val/miou"] for line in lines if "val/miou" in line]
+        miou = float(found[-1]) if found else None
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise UserError(f"{path} cannot be read ({error}); give the folder of a run") from None
-    found = [line["val/miou"] for line in lines if "val/miou" in line]
-    if not found:
+    if miou is None:
         raise UserError(f"{path} has no val/miou: the run was never evaluated; give it --evaluation-root")
-    return float(found[-1])
+    if not math.isfinite(miou):
+        raise UserError(f"{path} ends with val/miou {miou}, which cannot be drawn; leave the run out")
+    return miou
 
 
 def read_run(folder: Path) -> Run:
     """Budget and name from a run's arguments, mIoU from its log.
 
     Raises:
-        UserError: no run of train_al.py, or one whose budget is no percentage.
+        UserError: no run of train_al.py, or one whose budget is no percentage above 0.
     """
     path = folder / "arguments.json"
     try:
         settings = json.loads(path.read_text(encoding="utf-8"))["arguments"]
-        budget, method, score = settings["budget"], settings["method"], settings["score"]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path} is not of a run of train_al.py ({error!r})") from None
-    if not budget.endswith("%"):
-        raise UserError(f"{folder} has the budget {budget}; curves are drawn over percentages")
-    name = method.upper() if score == "published" else score
-    return Run(name, float(budget.removesuffix("%")), read_miou(folder))
+        budget, method, score = (str(settings[name]) for name in ("budget", "method", "score"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"{path} is not of a run of train_al.py ({error!r}); give another folder") from None
+    try:
+        share = float(budget.removesuffix("%")) if budget.endswith("%") else math.nan
+    except ValueError:
+        share = math.nan
+    if not 0 < share <= 100:  # false for NaN, too
+        raise UserError(
+            f"{folder} has the budget {budget}; curves are drawn over percentages: leave the run out"
+        )
+    return Run(method.upper() if score == "published" else score, share, read_miou(folder))
 
 
 def draw(runs: Sequence[Run], lines: Mapping[str, float]) -> str:

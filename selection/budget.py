@@ -179,7 +179,7 @@ class Price:
         return self.decisions_per_image * self.seconds_per_decision > WHOLE_IMAGE_HOURS * 3600
 
     def sentence(self) -> str:
-        """The price in words; where whole images are cheaper, it says so and names the alternatives."""
+        """The price in words; where whole images are cheaper, it says so and names a budget for people."""
         text = (
             f"--budget {self.budget} asks people for {self.decisions_per_image} decisions per image, "
             f"{self.decisions} for {self.images} images: about {_hours(self.hours)} "
@@ -189,8 +189,7 @@ class Price:
             return text
         return (
             f"{text}. Labelling a whole street scene takes about {WHOLE_IMAGE_HOURS:g} h, which is less: "
-            "this budget is for papers, not for people; use --setting pixel --budget 40px, "
-            "or label whole images"
+            "this budget is for papers, not for people; use --setting pixel --budget 40px"
         )
 
 

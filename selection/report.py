@@ -35,7 +35,8 @@ class RoundSummary:
 
     Attributes:
         info: settings of the round.
-        decisions: picks; one decision of an annotator each.
+        decisions: different picks; one decision of an annotator each. The repeated ones of an exhausted image
+            cost nobody anything.
         pixels: queried pixels.
         per_class: queried pixels answered with each class, C of them.
         predicted_per_class: queried pixels by the class that was predicted when they were selected.
@@ -100,7 +101,7 @@ def round_summary(queries: RoundQueries, classes: np.ndarray, num_classes: int) 
     agreeing = count_values(classes[classes == queries.predicted])
     return RoundSummary(
         info=queries.info,
-        decisions=sum(len(query.picks) for query in queries.images),
+        decisions=sum(len(np.unique(query.picks, axis=0)) for query in queries.images),
         pixels=queries.pixels,
         per_class=tuple(counts[:num_classes].tolist()),
         predicted_per_class=tuple(count_values(queries.predicted)[:num_classes].tolist()),

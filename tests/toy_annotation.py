@@ -8,12 +8,13 @@ from pathlib import Path
 
 import numpy as np
 
+import annotate
 from selection.exchange.class_names import ClassNames
 from selection.exchange.crops import CropSettings
 from selection.exchange.export import answer_from_truth, plan, write_packages
 from selection.exchange.packages import FILE, Package, Sharing
 from selection.queries import queried_pixels
-from selection.rounds import ImageQuery, RoundInfo, RoundQueries
+from selection.rounds import ImageQuery, RoundFolder, RoundInfo, RoundQueries
 from selection.store import AnnotationStore
 from utils.class_spaces import IGNORE_LABEL, class_space
 from utils.pictures import write_png
@@ -122,3 +123,22 @@ def make_run(folder: Path, queries: RoundQueries, *, processes: int = 1) -> Path
     round_folder.begin(queries.info)
     round_folder.write_queries(queries)
     return run
+
+
+def run_export(run: Path, out: Path, *options: str, to: str = "labelme") -> int:
+    """Exports with small crops by annotate.py; returns the exit code."""
+    small = ["--margin", "4", "--min-crop", "16", "--max-crop", "40", "--num-workers", "0"]
+    return annotate.main(["export", str(run), "--to", to, "--out", str(out), *small, *options])
+
+
+def round_of(run: Path, number: int = 0) -> RoundFolder:
+    """A round of the run."""
+    return AnnotationStore(run / "queries").round(number)
+
+
+def spoil(out: Path, count: int) -> None:
+    """Gives the first shape of so many files a wrong name."""
+    for path in sorted(out.glob("*/crops/*.json"))[:count]:
+        content = json.loads(path.read_text())
+        content["shapes"][0]["label"] = "Side Walk"
+        path.write_text(json.dumps(content))

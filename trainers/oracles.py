@@ -79,14 +79,14 @@ class PeopleOracle:
 
     def _take_over(self, folder: RoundFolder, queries: RoundQueries) -> Outcome:
         answers = folder.answers()
-        if answers is None:
+        if answers is None or (len(answers) and (answers == UNANSWERED).all()):
             return WaitForLabels(f"{self._task(queries)}, nothing is answered yet. {self._how()}")
         left = int(np.count_nonzero(answers == UNANSWERED))
         if left and not self.accept_partial:
             share = 100 * (1 - left / len(answers))
             return WaitForLabels(
                 f"{self._task(queries)}, {left} of {len(answers)} pixels are not answered ({share:.1f} % "
-                f"are; `python annotate.py status {self.run}` lists them). To go on without them, add "
+                f"are; `python annotate.py status {self.run} --list` lists them). To go on without them, add "
                 f"--accept-partial to the command. {self._how()}"
             )
         if left:

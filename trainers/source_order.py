@@ -45,7 +45,8 @@ def class_balanced_order(
     Args:
         files: the source images.
         space: classes in use.
-        table: `*_label_info.p`; None: one beside the data, else the classes are counted now.
+        table: `*_label_info.p`; None: one beside the data that knows all images, else the classes are counted
+            now.
         run: run folder, where an earlier start has kept what it counted.
         seed: of the list and of its shuffling; 0 gives the list of the original runs.
         draws: images that the whole schedule needs.
@@ -60,24 +61,37 @@ def class_balanced_order(
             "--source-order class-balanced tells images apart by their file names, but several of "
             f"{files.root} have the same one; use --source-order shuffled"
         )
-    kept = run / KEPT
-    table = table or _beside_the_data(files, space) or (kept if kept.is_file() else None)
-    info = _counted(files, space, num_workers) if table is None else _read(table, space)
+    ready = _found(run, files, place, space) if table is None else _given(table, space, place, files)
+    info = _counted(files, space, num_workers) if ready is None else ready
     names = class_balanced_list(_restricted(info, place, files), seed=seed, length=draws)
     order = SourceOrder([place[name] for name in names], seed, "source")
-    order.counted = info if table is None else None
+    order.counted = info if ready is None else None
     return order
 
 
-def _beside_the_data(files: FileList, space: ClassSpace) -> Path | None:
-    """The first table of as many classes in the data's folder."""
-    found = sorted(files.root.glob("*label_info.p"))
-    return next(
-        (path for path in found if len(read_label_info(path).label_to_file) == space.num_classes), None
-    )
+def _found(run: Path, files: FileList, place: Mapping[str, int], space: ClassSpace) -> LabelInfo | None:
+    """The first table of as many classes, beside the data or kept by the run, that knows every image."""
+    kept = run / KEPT
+    for path in [*sorted(files.root.glob("*label_info.p")), *([kept] if kept.is_file() else [])]:
+        info = read_label_info(path)
+        if len(info.label_to_file) != space.num_classes:
+            continue
+        unknown = place.keys() - info.file_to_label.keys()
+        if not unknown:
+            logger.info("class-balanced source list from %s", path)
+            return info
+        logger.warning(
+            "%s does not know %d of %d source images, first %s, and is not used: it would never show them",
+            path,
+            len(unknown),
+            len(place),
+            min(unknown),
+        )
+    return None
 
 
-def _read(table: Path, space: ClassSpace) -> LabelInfo:
+def _given(table: Path, space: ClassSpace, place: Mapping[str, int], files: FileList) -> LabelInfo:
+    """The table that was asked for, with a warning where it does not know all images."""
     info = read_label_info(table)
     if len(info.label_to_file) != space.num_classes:
         raise UserError(
@@ -85,6 +99,17 @@ def _read(table: Path, space: ClassSpace) -> LabelInfo:
             "are in use; give one of these classes with --label-info"
         )
     logger.info("class-balanced source list from %s", table)
+    unknown = place.keys() - info.file_to_label.keys()
+    if unknown and len(unknown) < len(place):  # all: `_restricted` refuses the table
+        logger.warning(
+            "%d of %d source images in %s are not in %s, first %s: they are never drawn; without "
+            "--label-info the classes are counted",
+            len(unknown),
+            len(place),
+            files.root,
+            table,
+            min(unknown),
+        )
     return info
 
 

@@ -1,5 +1,6 @@
 """People's answers: queries written out for annotation tools, and read back.
 
-`export.export_round` writes packages, `importing.read_packages` reads and checks what people made of them,
-`answers.RoundAnswers` keeps it in the round, `status` counts. `annotate.py` is the command line.
+`export.plan` and `export.write_packages` write packages, `importing.read_packages` reads and checks what
+people made of them, `import_report.ImportReport` says what was found, `answers.RoundAnswers` keeps the
+answers in the round, `status` counts. `annotate.py` is the command line.
 """

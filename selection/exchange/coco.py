@@ -111,12 +111,17 @@ class Answers:
             return answer
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
-        except (ValueError, KeyError, TypeError, IndexError) as error:
+        except (ValueError, KeyError, TypeError, IndexError, OverflowError) as error:
             raise UserError(f"{where}: an annotation is damaged ({error!r}); draw it again") from error
 
     def source(self, task: Task) -> Path:
         """The file with the answers of a task."""
         return self.path
+
+    def _own_name(self, name: str) -> str:
+        """The picture's exported name: tools such as Label Studio put letters and "-" before it."""
+        endings = (name[place + 1 :] for place, letter in enumerate(name) if letter == "-")
+        return next((known for known in (name, *endings) if known in self._known), name)
 
     def _class_of(self, annotation: Mapping[str, Any]) -> int:
         number = annotation["category_id"]
@@ -131,13 +136,13 @@ class Answers:
             content = json.loads(self.path.read_bytes())
             self._categories = {one["id"]: one["name"] for one in content["categories"]}
             for image in content["images"]:
-                self._images[PureWindowsPath(image["file_name"]).name] = image
+                self._images[self._own_name(PureWindowsPath(image["file_name"]).name)] = image
                 self._drawn.setdefault(image["id"], [])
             for annotation in content["annotations"]:
                 self._drawn.setdefault(annotation["image_id"], []).append(annotation)
         except OSError as error:
             raise UserError(f"{self.path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise UserError(
                 f"{self.path}: no COCO file ({error!r}); export it from the tool again"
             ) from error

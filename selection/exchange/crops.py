@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -193,11 +194,18 @@ def suggested_classes(query: ImageQuery, label_radius: int, owners: np.ndarray) 
 
 
 def suggestion_map(crop: Crop, query: ImageQuery, label_radius: int) -> np.ndarray:
-    """(h, w) uint8 suggested classes of all queried pixels in a crop; 254 elsewhere."""
+    """(h, w) uint8 suggested classes of all queried pixels in a crop; 254 elsewhere. Not to be written to."""
+    return crop.cut(_image_suggestions(query, label_radius))
+
+
+@lru_cache(maxsize=2)  # the crops of an image follow each other; queries are told apart by identity
+def _image_suggestions(query: ImageQuery, label_radius: int) -> np.ndarray:
+    """(H, W) uint8 as `suggestion_map`, of the whole image."""
     full = np.full(query.size, UNANSWERED, np.uint8)
     owners = pixel_owners(query, label_radius)
     full.reshape(-1)[query.pixels(label_radius)] = suggested_classes(query, label_radius, owners)
-    return crop.cut(full)
+    full.flags.writeable = False
+    return full
 
 
 def _majority(query: ImageQuery, owners: np.ndarray) -> np.ndarray:
@@ -262,11 +270,15 @@ def _crop(query: ImageQuery, regions: Sequence[Region], settings: CropSettings) 
     return Crop(query.name, query.size, top, left, height, width, scale, tuple(regions))
 
 
+def begin_of_crop(first: int, last: int, wanted: int, side: int) -> int:
+    """Where `wanted` pixels with `first:last` in their middle begin, shifted into 0:side."""
+    return min(max((first + last - wanted) // 2, 0), side - wanted)
+
+
 def _with_context(first: int, last: int, side: int, settings: CropSettings) -> tuple[int, int]:
     """`first:last` with margins, at least the smallest crop; shifted rather than cut where the image ends."""
     wanted = min(max(last - first + 2 * settings.margin, settings.smallest), side)
-    begin = (first + last - wanted) // 2
-    begin = min(max(begin, 0), side - wanted)
+    begin = begin_of_crop(first, last, wanted, side)
     return begin, begin + wanted
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import secrets
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -39,6 +42,7 @@ def plan(
     crops: CropSettings,
     sharing: Sharing,
     answers: np.ndarray | None = None,
+    export: str = "",
 ) -> list[Package]:
     """The packages of a round; nothing is read or written.
 
@@ -49,6 +53,7 @@ def plan(
         crops: how they are cut.
         sharing: who gets them.
         answers: (P,) uint8; only regions with an unanswered pixel (254) are asked. None: all.
+        export: id, of `new_export_id`.
 
     Raises:
         UserError: there is nothing to ask.
@@ -63,7 +68,7 @@ def plan(
         )
     info = queries.info
     return [
-        Package(annotator, tool, info.number, queries.digest(), info.class_space, run, tasks)
+        Package(annotator, tool, info.number, queries.digest(), info.class_space, run, tasks, export)
         for annotator, tasks in share_out(cut, sharing).items()
     ]
 
@@ -78,7 +83,7 @@ def write_packages(
     previews: bool = True,
     mapper: Mapper = map,
 ) -> None:
-    """Writes a folder per package: pictures first, package.json last.
+    """Writes a folder per package: pictures first, package.json last; a package with that is left as it is.
 
     Args:
         packages: of one round.
@@ -94,6 +99,7 @@ def write_packages(
             the disk is full.
     """
     check_new(packages, out)
+    packages = [package for package in packages if not (out / package.annotator / FILE).exists()]
     tasks: dict[str, list[tuple[Path, Task]]] = defaultdict(list)
     for package in packages:
         for task in package.tasks:
@@ -114,25 +120,46 @@ def write_packages(
         package.write(folder / FILE)
 
 
+def new_export_id() -> str:
+    """Says which export a package is of; later ones sort after earlier ones."""
+    return f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+def resumed(packages: Sequence[Package], out: Path) -> list[Package]:
+    """The packages under the id of an export of the same kind in `out` that was killed before its end."""
+    for package in packages:
+        path = out / package.annotator / FILE
+        if path.exists():
+            there = Package.read(path).export
+            return [replace(package, export=there) for package in packages]
+    return list(packages)
+
+
 def check_new(packages: Sequence[Package], out: Path) -> None:
     """Refuses to write over packages, in which somebody may have worked already.
+
+    An export that was killed is continued: some of its packages are there, just as planned, and some are not.
 
     Raises:
         UserError: names the folder.
     """
-    for package in packages:
-        if (out / package.annotator / FILE).exists():
-            raise UserError(
-                f"{out / package.annotator} holds a package already; name another folder by --out"
-            )
+    there = [package for package in packages if (out / package.annotator / FILE).exists()]
+    planned = {package.annotator for package in packages}
+    of_others = any(path.parent.name not in planned for path in out.glob(f"*/{FILE}"))
+    for package in there:
+        folder = out / package.annotator
+        if of_others or len(there) == len(packages) or Package.read(folder / FILE) != package:
+            raise UserError(f"{folder} holds a package already; name another folder by --out")
 
 
 def remember(folder: RoundFolder, packages: Sequence[Package]) -> None:
     """Keeps what was exported in the round's folder, for the status; an earlier export is forgotten."""
-    for path in folder.folder.joinpath("packages").glob("*.json"):
-        path.unlink()
+    own = folder.folder / "packages"
     for package in packages:
-        package.write(folder.folder / "packages" / f"{package.annotator}.json")
+        package.write(own / f"{package.annotator}.json")
+    for path in own.glob("*.json"):
+        if path.stem not in {package.annotator for package in packages}:
+            path.unlink()
 
 
 def remembered(folder: RoundFolder) -> list[Package]:

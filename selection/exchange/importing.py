@@ -2,66 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from selection.exchange.answers import OnConflict, RoundAnswers
+from selection.exchange.answers import OnConflict, RoundAnswers, key_of
 from selection.exchange.class_names import ClassNames
-from selection.exchange.crops import pixel_owners
-from selection.exchange.packages import FILE, Package, Task
+from selection.exchange.crops import pixel_owners, suggestion_map
+from selection.exchange.import_report import ImportReport, shown_list
+from selection.exchange.packages import FILE, PICTURES, Package, Task
 from selection.exchange.shapes import CropAnswer
-from selection.exchange.tools import TOOLS
+from selection.exchange.tools import TOOLS, AnswerFiles
 from selection.rounds import UNANSWERED
 from utils.class_spaces import IGNORE_LABEL
 from utils.errors import UserError
 
-SHOWN = 20  # lines of a list before "and so many more"
+__all__ = ["ImportReport", "find_packages", "read_packages", "shown_list"]
 
-
-@dataclass(slots=True)
-class ImportReport:
-    """What was found in the packages.
-
-    Attributes:
-        crops: with answers that were taken over.
-        pixels: queried pixels in them that have an answer.
-        cannot_tell: pixels among these that were answered "cannot tell".
-        outside: labelled pixels outside of the regions, which count for nothing.
-        problems: files that cannot be used, in a line each.
-        conflicts: pixels labelled twice with different classes that were settled, in a line per crop.
-        gaps: queried pixels without a label in crops that are answered, in a line per crop.
-        waiting: crops that are not answered yet, by the reason.
-    """
-
-    crops: int = 0
-    pixels: int = 0
-    cannot_tell: int = 0
-    outside: int = 0
-    problems: list[str] = field(default_factory=list)
-    conflicts: list[str] = field(default_factory=list)
-    gaps: list[str] = field(default_factory=list)
-    waiting: dict[str, int] = field(default_factory=dict)
-
-    def refuse_problems(self) -> None:
-        """Stops where a file cannot be used.
-
-        Raises:
-            UserError: lists the problems.
-        """
-        if self.problems:
-            raise UserError(
-                f"{len(self.problems)} problem(s), so nothing is stored; repair the files, or store the rest "
-                f"by --skip-bad-files:\n{shown_list(self.problems)}"
-            )
-
-
-def shown_list(lines: Sequence[str]) -> str:
-    """The first lines, indented, and how many more there are."""
-    more = [f"  ... and {len(lines) - SHOWN} more"] if len(lines) > SHOWN else []
-    return "\n".join([*(f"  {' '.join(line.split())}" for line in lines[:SHOWN]), *more])
+Places = tuple[np.ndarray, np.ndarray]  # rows and columns in a crop
+WORK = (PICTURES, "labels", "answers.json")  # what a folder of a package may hold
+FINISHED_IN_FILE = frozenset({"labelme"})  # formats whose files say themselves that a crop is finished
+UNCHANGED = "they equal the suggestion; if people have looked at them, add --accept-unchanged"
 
 
 def find_packages(folders: Sequence[Path]) -> list[Path]:
@@ -81,12 +43,27 @@ def find_packages(folders: Sequence[Path]) -> list[Path]:
     return found
 
 
+def strays(folders: Sequence[Path]) -> list[str]:
+    """Folders below `folders` that hold work without a package.json, in a line each."""
+    found = [
+        path
+        for folder in folders
+        if not (folder / FILE).exists()
+        for path in sorted(folder.iterdir())
+        if not (path / FILE).exists() and any((path / work).exists() for work in WORK)
+    ]
+    return [
+        f"{path} holds crops or answers but no {FILE}; copy it back from the export" for path in sorted(found)
+    ]
+
+
 def read_packages(
     folders: Sequence[Path],
     answers: RoundAnswers,
     names: ClassNames,
     *,
     on_conflict: OnConflict = "error",
+    accept_unchanged: bool = False,
 ) -> ImportReport:
     """Adds the answers in package folders to those of the round.
 
@@ -96,32 +73,42 @@ def read_packages(
         names: of the classes.
         on_conflict: pixels labelled twice with different classes: "error": a problem, nothing of the crop is
             taken; "first": the shape that comes first in the file counts; "ignore": they become 255.
+        accept_unchanged: in formats without a mark for finished crops, those that still equal their
+            suggestion are answers too.
 
     Raises:
         UserError: a package belongs to another round, run or class space.
     """
-    reader = _Reader(answers, names, on_conflict)
+    reader = _Reader(answers, names, on_conflict, accept_unchanged=accept_unchanged)
     packages = [(folder, Package.read(folder / FILE)) for folder in find_packages(folders)]
     for folder, package in packages:
         package.check(answers.queries, folder)
         if package.tool not in TOOLS:
             raise UserError(f"{folder / FILE} is of the unknown tool {package.tool!r}; restore it")
+    reader.report.problems += strays(folders)
     for folder, package in packages:
         reader.read(folder, package)
+    reader.report.contradictions = list(_contradictions(answers, names))
     return reader.report
 
 
 class _Reader:
-    def __init__(self, answers: RoundAnswers, names: ClassNames, on_conflict: OnConflict) -> None:
+    def __init__(
+        self, answers: RoundAnswers, names: ClassNames, on_conflict: OnConflict, *, accept_unchanged: bool
+    ) -> None:
         self.answers = answers
         self.names = names
         self.on_conflict = on_conflict
+        self.accept_unchanged = accept_unchanged
         self.report = ImportReport()
+        self._stored = {key: classes.copy() for key, classes in answers.classes.items()}
+        self._said: dict[str, np.ndarray] = {}  # by annotator, what this import has taken
         self._owners: tuple[str, np.ndarray, np.ndarray] | None = None  # image, its pixels, their picks
 
     def read(self, folder: Path, package: Package) -> None:
         """Adds the answers of one package."""
-        tool = TOOLS[package.tool]
+        tool, key = TOOLS[package.tool], key_of(package)
+        self.report.found.add(key)
         try:
             files = tool.Answers(folder, package, self.names)
         except UserError as error:
@@ -130,40 +117,80 @@ class _Reader:
         self.report.problems += files.problems()
         for task in package.tasks:
             try:
-                answer = files.read(task)
-                if answer is None:
-                    waiting = self.report.waiting
-                    waiting[tool.NOT_ANSWERED] = waiting.get(tool.NOT_ANSWERED, 0) + 1
-                else:
-                    self._take(package.annotator, task, answer, files.source(task))
+                self._read_task(key, task, package, files)
             except UserError as error:
                 self.report.problems.append(str(error))
 
-    def _take(self, annotator: str, task: Task, answer: CropAnswer, path: Path) -> None:
+    def _read_task(self, key: str, task: Task, package: Package, files: AnswerFiles) -> None:
+        path = files.source(task)
+        answer = files.read(task)
+        places, pixels = self._own(task, path)
+        rows, columns = np.divmod(pixels, task.crop.image_size[1])
+        inside = rows - task.crop.top, columns - task.crop.left
+        stored = self._of(self._stored, key)[places] != UNANSWERED
+        if answer is None:
+            self._wait(TOOLS[package.tool].NOT_ANSWERED)
+            if stored.any():
+                self.report.withdrawn.append(f"{path}, image {task.crop.image}")
+        elif self._is_unchanged(task, package, answer.first[inside], inside) and not stored.any():
+            self._wait(UNCHANGED)
+        else:
+            self._take(key, task, answer, path, places, inside)
+
+    def _wait(self, reason: str) -> None:
+        self.report.waiting[reason] = self.report.waiting.get(reason, 0) + 1
+
+    def _is_unchanged(self, task: Task, package: Package, classes: np.ndarray, inside: Places) -> bool:
+        """Whether nobody need have looked at a crop: its answers are those that it was exported with."""
+        if self.accept_unchanged or task.blind or package.tool in FINISHED_IN_FILE:
+            return False
+        queries = self.answers.queries
+        suggested = suggestion_map(task.crop, queries[task.crop.image], queries.info.label_radius)
+        return bool((classes == suggested[inside]).all())
+
+    def _of(self, said: dict[str, np.ndarray], key: str) -> np.ndarray:
+        """(P,) uint8 of an annotator; all 254 for one who said nothing."""
+        if key not in said:
+            said[key] = np.full(self.answers.queries.pixels, UNANSWERED, np.uint8)
+        return said[key]
+
+    def _take(
+        self, key: str, task: Task, answer: CropAnswer, path: Path, places: np.ndarray, inside: Places
+    ) -> None:
         """Adds the answer of one crop.
 
         Raises:
-            UserError: it contradicts itself and --on-conflict says that this is an error.
+            UserError: it contradicts itself and --on-conflict says that this is an error; it contradicts
+                another copy of the same package.
         """
         crop, report = task.crop, self.report
-        places, pixels = self._own(task, path)
-        rows, columns = np.divmod(pixels, crop.image_size[1])
-        inside = rows - crop.top, columns - crop.left
         classes, second = answer.first[inside], answer.second[inside]
         twice = second != UNANSWERED
         if twice.any():
-            text = self._conflict(path, crop.image, classes[twice], second[twice])
+            text = f"{path}, image {crop.image}: {_pairs(classes[twice], second[twice], self.names)}"
             if self.on_conflict == "error":
                 raise UserError(text)
             report.conflicts.append(text)
             if self.on_conflict == "ignore":
                 classes[twice] = IGNORE_LABEL
+        said = self._of(self._said, key)
+        copies = _differ(said[places], classes)
+        if copies.any():
+            raise UserError(
+                f"{path}, image {crop.image}: another folder of this import, a copy of the same package, "
+                f"answers {np.count_nonzero(copies)} pixels differently; name one of the copies"
+            )
+        said[places] = np.where(classes == UNANSWERED, said[places], classes)
+        changed = int(np.count_nonzero(_differ(self._of(self._stored, key)[places], classes)))
+        if changed:
+            name = self.answers.shown(key)
+            report.changed[name] = report.changed.get(name, 0) + changed
         missing = int(np.count_nonzero(classes == UNANSWERED))
         if missing:
             report.gaps.append(
                 f"{path}, image {crop.image}: {missing} of {len(classes)} queried pixels have no label"
             )
-        self.answers.put(annotator, places, classes, blind=task.blind)
+        self.answers.put(key, places, classes, blind=task.blind)
         report.crops += 1
         report.pixels += len(classes) - missing
         report.cannot_tell += int(np.count_nonzero(classes == IGNORE_LABEL))
@@ -183,7 +210,30 @@ class _Reader:
         own = np.flatnonzero(np.isin(owners, [region.pick for region in task.crop.regions]))
         return queries.slice_of(name).start + own, pixels[own]
 
-    def _conflict(self, path: Path, image: str, first: np.ndarray, second: np.ndarray) -> str:
-        pairs = {tuple(sorted(pair)) for pair in zip(first.tolist(), second.tolist(), strict=True)}
-        classes = ", ".join(" and ".join(map(self.names.name, pair)) for pair in sorted(pairs))
-        return f"{path}, image {image}: {len(first)} pixels are labelled as two classes: {classes}"
+
+def _differ(before: np.ndarray, now: np.ndarray) -> np.ndarray:
+    """Where both say something, and not the same."""
+    return (before != UNANSWERED) & (now != UNANSWERED) & (before != now)
+
+
+def _pairs(first: np.ndarray, second: np.ndarray, names: ClassNames) -> str:
+    """How many pixels are labelled as two classes, and which."""
+    pairs = {tuple(sorted(pair)) for pair in zip(first.tolist(), second.tolist(), strict=True)}
+    classes = ", ".join(" and ".join(map(names.name, pair)) for pair in sorted(pairs))
+    return f"{len(first)} pixels are labelled as two classes: {classes}"
+
+
+def _contradictions(answers: RoundAnswers, names: ClassNames) -> Iterator[str]:
+    """A line for every image about which two annotators disagree."""
+    first, second = answers.contradictions()
+    for query in answers.queries.images:
+        own = answers.queries.slice_of(query.name)
+        differs = second[own] != UNANSWERED
+        if differs.any():
+            who = [
+                answers.shown(key)
+                for key in answers.annotators
+                if (answers.of(key)[own][differs] != UNANSWERED).any()
+            ]
+            text = _pairs(first[own][differs], second[own][differs], names)
+            yield f"image {query.name}, {' and '.join(who)}: {text}"

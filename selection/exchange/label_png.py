@@ -15,7 +15,7 @@ from PIL import Image
 from selection.exchange import shapes
 from selection.exchange.class_names import ClassNames
 from selection.exchange.crops import Crop
-from selection.exchange.packages import Package, Task
+from selection.exchange.packages import Package, Task, left_by_system
 from selection.exchange.shapes import CropAnswer
 from selection.rounds import UNANSWERED
 from utils.errors import UserError
@@ -68,7 +68,11 @@ class Answers:
 
     def problems(self) -> list[str]:
         """Pictures that are of no task: renamed, or from elsewhere."""
-        strange = sorted(path for path in self.folder.glob("*") if path.name not in self._known)
+        strange = sorted(
+            path
+            for path in self.folder.glob("*")
+            if path.name not in self._known and not left_by_system(path.name)
+        )
         return [
             f"{path}: no crop of this package has that name; give it its old name back" for path in strange
         ]
@@ -86,7 +90,7 @@ class Answers:
             values = self._values(path, task.crop)
         except UserError as error:
             raise UserError(f"{path}: {error}") from error
-        except (OSError, SyntaxError, ValueError) as error:
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
             raise UserError(f"{path}: cannot be decoded ({error}); save it again as PNG") from error
         label = np.ascontiguousarray(shapes.from_picture(task.crop, values))
         return CropAnswer(label, np.full(task.crop.size, UNANSWERED, np.uint8))
@@ -97,16 +101,8 @@ class Answers:
 
     def _values(self, path: Path, crop: Crop) -> np.ndarray:
         with Image.open(path) as picture:
+            _check_header(picture, crop)  # before anything is decoded
             values, mode, colors = np.asarray(picture), picture.mode, picture.getpalette()
-        if mode not in ("L", "P"):
-            raise UserError(
-                f"it is a colour picture (mode {mode}), not ids; save it as indexed or 8-bit grey"
-            )
-        if values.shape != crop.picture_size:
-            (height, width), (rows, columns) = crop.picture_size, values.shape
-            raise UserError(
-                f"it has {columns}x{rows} pixels, the exported picture {width}x{height}; keep the size"
-            )
         used = np.unique(values).tolist()
         unknown = self.names.unknown_values(used)
         if unknown:
@@ -128,6 +124,19 @@ class Answers:
                 f"the colours of its values {moved} are not those of {CLASSES_FILE}: the program that saved "
                 "it has changed the palette, so the ids mean nothing; keep the palette, or save as 8-bit grey"
             )
+
+
+def _check_header(picture: Image.Image, crop: Crop) -> None:
+    if picture.mode not in ("L", "P"):
+        raise UserError(
+            f"it is a colour picture (mode {picture.mode}), not ids; save it as indexed or 8-bit grey"
+        )
+    height, width = crop.picture_size
+    if picture.size != (width, height):
+        raise UserError(
+            f"it has {picture.width}x{picture.height} pixels, the exported picture {width}x{height}; keep "
+            "the size"
+        )
 
 
 def _classes_text(names: ClassNames) -> str:

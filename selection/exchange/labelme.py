@@ -20,7 +20,7 @@ from PIL import Image
 from selection.exchange import shapes
 from selection.exchange.class_names import ClassNames
 from selection.exchange.crops import Box, Crop
-from selection.exchange.packages import PICTURES, Package, Task
+from selection.exchange.packages import PICTURES, Package, Task, left_by_system
 from selection.exchange.shapes import CropAnswer
 from utils.errors import UserError
 from utils.files import write_atomically
@@ -81,6 +81,7 @@ class Answers:
         """Files that are of no task: renamed, or from elsewhere."""
         known = {_path(self.folder, task) for task in self.package.tasks}
         strange = sorted(set((self.folder / PICTURES).glob("*.json")) - known)
+        strange = [path for path in strange if not left_by_system(path.name)]
         return [
             f"{path}: no crop of this package has that name; give it its old name back" for path in strange
         ]
@@ -89,11 +90,11 @@ class Answers:
         """What people drew on a crop; None where it is not marked as done.
 
         Raises:
-            UserError: the file is damaged, of another picture, or names an unknown class.
+            UserError: the file is gone, damaged, of another picture, or names an unknown class.
         """
         path = _path(self.folder, task)
         if not path.exists():
-            return None
+            raise UserError(f"{path}: the file of a crop is gone; bring it back from the exported folder")
         try:
             content = json.loads(path.read_bytes())
             if not (content.get("flags") or {}).get(DONE, False):
@@ -104,7 +105,15 @@ class Answers:
             raise UserError(f"{path}: {error}") from error
         except OSError as error:
             raise UserError(f"{path}: {error.strerror or error}") from error
-        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        except (
+            ValueError,
+            KeyError,
+            TypeError,
+            AttributeError,
+            IndexError,
+            OverflowError,
+            RecursionError,
+        ) as error:
             raise UserError(f"{path}: no LabelMe file ({error!r}); export it again or restore it") from error
 
     def source(self, task: Task) -> Path:
@@ -113,8 +122,14 @@ class Answers:
 
     def _answer(self, crop: Crop, drawn: list[Mapping[str, Any]]) -> CropAnswer:
         answer = CropAnswer.blank(crop.size)
-        for shape in drawn:
-            answer.paint(_inside(crop, shape), self.names.parse(shape["label"]))
+        for number, shape in enumerate(drawn, 1):
+            class_id = self.names.parse(shape["label"])
+            try:
+                answer.paint(_inside(crop, shape), class_id)
+            except UserError:
+                raise
+            except ValueError as error:
+                raise UserError(f"shape {number} ({shape['label']}): {error}; draw it again") from error
         return answer
 
 
@@ -146,8 +161,8 @@ def _inside(crop: Crop, shape: Mapping[str, Any]) -> np.ndarray:
     if kind in ("point", "points"):
         return shapes.dots(crop, points)
     if kind == "mask":
-        corner = round(points[0][0]), round(points[0][1])
-        return shapes.bitmap(crop, _decode_mask(shape["mask"]), corner)
+        left, top = shapes.coordinates(points)[0].round().tolist()
+        return shapes.bitmap(crop, _decode_mask(shape["mask"], crop), (int(left), int(top)))
     raise UserError(
         f"a shape is a {kind}, which covers no area; draw polygons, rectangles, circles, points or masks"
     )
@@ -198,11 +213,16 @@ def _encode_mask(inside: np.ndarray) -> str:
     return base64.b64encode(stream.getvalue()).decode("ascii")
 
 
-def _decode_mask(text: str) -> np.ndarray:
+def _decode_mask(text: str, crop: Crop) -> np.ndarray:
+    height, width = crop.picture_size
     try:
         with Image.open(io.BytesIO(base64.b64decode(text, validate=True))) as picture:
+            if picture.width > width or picture.height > height:  # before anything is decoded
+                raise UserError(
+                    f"a mask has {picture.width}x{picture.height} pixels, the picture {width}x{height}"
+                )
             values = np.asarray(picture)
-    except (OSError, SyntaxError, binascii.Error) as error:
+    except (OSError, SyntaxError, binascii.Error, Image.DecompressionBombError) as error:
         raise UserError(f"a mask cannot be decoded ({error}); draw it again") from error
     if values.ndim != 2:
         raise UserError("a mask has colours; draw it again")

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from selection.exchange.crops import Crop
+from selection.exchange.crops import Crop, begin_of_crop, region_box
 from selection.rounds import RoundQueries
 from utils import seeding
 from utils.errors import UserError
@@ -20,6 +20,9 @@ FORMAT_VERSION = 1
 FILE = "package.json"
 PICTURES = "crops"
 PREVIEWS = "previews"
+LARGEST_SCALE = 1000  # of a picture; more means a damaged file
+_LEFT_BY_SYSTEMS = frozenset({"thumbs.db", "desktop.ini"})
+_RESTORE = "restore it, it must not be edited"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class Package:
         class_space: name of the classes.
         run: the run folder as it was named, for people.
         tasks: in the order of their numbers.
+        export: id of the export, so that two people of one name are not taken for one; "": none was given.
     """
 
     annotator: str
@@ -90,6 +94,7 @@ class Package:
     class_space: str
     run: str
     tasks: tuple[Task, ...] = field(repr=False)
+    export: str = ""
 
     @property
     def decisions(self) -> int:
@@ -99,6 +104,7 @@ class Package:
     def write(self, path: Path) -> None:
         """Writes package.json, or the copy that the run keeps."""
         head = {name: getattr(self, name) for name in _HEAD}
+        head["export"] = self.export
         values = {"format_version": FORMAT_VERSION, **head, "tasks": [task.to_dict() for task in self.tasks]}
         write_atomically(path, json.dumps(values, ensure_ascii=True) + "\n", durable=True)
 
@@ -118,21 +124,29 @@ class Package:
                     "program that exported it"
                 )
             tasks = tuple(Task.from_dict(task) for task in values["tasks"])
-            return cls(**{name: values[name] for name in _HEAD}, tasks=tasks)
+            package = cls(
+                **{name: values[name] for name in _HEAD}, tasks=tasks, export=values.get("export", "")
+            )
         except OSError as error:
             raise UserError(
                 f"cannot read {path}: {error.strerror or error}; name an exported folder"
             ) from error
         except UserError:
             raise
-        except (ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{path} is damaged ({error!r}); restore it, it must not be edited") from error
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise UserError(f"{path} is damaged ({error!r}); {_RESTORE}") from error
+        package._check_head(path)
+        return package
 
     def check(self, queries: RoundQueries, where: Path) -> None:
-        """Refuses a package of another round or run.
+        """Refuses a package of another round or run, and one whose tasks are not those of the round.
+
+        Args:
+            queries: of the round.
+            where: folder of the package.
 
         Raises:
-            UserError: says which round it belongs to.
+            UserError: says which round it belongs to, or which field does not fit.
         """
         number = queries.info.number
         if self.round != number:
@@ -145,9 +159,78 @@ class Package:
                 f"{where} belongs to another run: it was exported from {self.run} for other queries than "
                 "those of this round; import it there"
             )
+        file = where / FILE
+        if self.class_space != queries.info.class_space:
+            raise UserError(
+                f"{file}: class_space is {self.class_space!r}, not {queries.info.class_space!r}; {_RESTORE}"
+            )
+        numbers: set[int] = set()
+        for task in self.tasks:
+            wrong = f"number {task.number}" if task.number in numbers else _wrong_field(task.crop, queries)
+            if wrong is not None:
+                raise UserError(f"{file}: task {task.number} does not fit the round: {wrong}; {_RESTORE}")
+            numbers.add(task.number)
+
+    def _check_head(self, path: Path) -> None:
+        for name, kind in _HEAD.items():
+            value = getattr(self, name)
+            if type(value) is not kind:
+                raise UserError(f"{path}: {name} is {value!r}, which is no {kind.__name__}; {_RESTORE}")
+        if not isinstance(self.export, str) or (self.export and not _is_name(self.export)):
+            raise UserError(f"{path}: export is {self.export!r}, which is no id of an export; {_RESTORE}")
+        if not _is_name(self.annotator):
+            raise UserError(f"{path}: annotator {self.annotator!r} is no name for a folder; {_RESTORE}")
 
 
-_HEAD = ("annotator", "tool", "round", "queries", "class_space", "run")
+_HEAD = {"annotator": str, "tool": str, "round": int, "queries": str, "class_space": str, "run": str}
+
+
+def left_by_system(name: str) -> bool:
+    """Whether a file is none of a package: hidden files such as macOS's "._x", and those of Windows."""
+    return name.startswith(".") or name.casefold() in _LEFT_BY_SYSTEMS
+
+
+def _is_name(name: str) -> bool:
+    """Whether an annotator may be called so: the name becomes one of a folder."""
+    return re.fullmatch(r"\w[\w.-]*", name) is not None
+
+
+def _wrong_field(crop: Crop, queries: RoundQueries) -> str | None:
+    """The first field of a task's crop that contradicts the round, and its value; None: there is none."""
+    if crop.image not in queries:
+        return f"image {crop.image!r} is none of it"
+    query = queries[crop.image]
+    (height, width), (rows, columns) = query.size, crop.size
+    if crop.image_size != query.size:
+        return f"image_size is {list(crop.image_size)}, not {[height, width]}"
+    if not 1 <= crop.scale <= LARGEST_SCALE:
+        return f"scale is {crop.scale}"
+    if not (0 <= crop.top < crop.top + rows <= height and 0 <= crop.left < crop.left + columns <= width):
+        return (
+            f"top, left, height, width are {crop.top}, {crop.left}, {rows}, {columns}: outside of the image"
+        )
+    for region, (top, left, bottom, right) in zip(crop.regions, crop.boxes(), strict=True):
+        if not 0 <= region.pick < len(query.picks):
+            return f"regions has the pick {region.pick}, of {len(query.picks)}"
+        expected = region_box(query, region.pick, queries.info.label_radius)
+        if region.box != expected:
+            return f"regions has the box {list(region.box)} for pick {region.pick}, not {list(expected)}"
+        if not (0 <= top < bottom <= rows and 0 <= left < right <= columns):
+            return f"regions has pick {region.pick} outside of the crop"
+    return _wrong_place(crop)
+
+
+def _wrong_place(crop: Crop) -> str | None:
+    """As `_wrong_field`: regions lie in the middle of their crop, so a shifted one shows."""
+    if not crop.regions:
+        return "regions is empty"
+    tops, lefts, bottoms, rights = zip(*(region.box for region in crop.regions), strict=True)
+    height, width = crop.image_size
+    top = begin_of_crop(min(tops), max(bottoms), crop.height, height)
+    left = begin_of_crop(min(lefts), max(rights), crop.width, width)
+    if (crop.top, crop.left) != (top, left):
+        return f"top, left are {crop.top}, {crop.left}, not {top}, {left}"
+    return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +251,7 @@ class Sharing:
 
     def __post_init__(self) -> None:
         for name in self.annotators:
-            if not re.fullmatch(r"\w[\w.-]*", name):
+            if not _is_name(name):
                 raise UserError(
                     f"--annotators {name!r} is no name for a folder; use letters, digits, '.', '_' and '-'"
                 )

@@ -17,6 +17,7 @@ from selection.exchange.crops import Crop
 from selection.rounds import UNANSWERED
 
 Points = Sequence[Sequence[float]] | np.ndarray  # (n, 2) x, y
+FARTHEST = 1e9  # from the picture's corner: what lies beyond is a damaged number
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,12 +46,28 @@ class CropAnswer:
         self.first[inside & (self.first == UNANSWERED)] = class_id
 
 
+def coordinates(points: Points, least: int = 1) -> np.ndarray:
+    """(n, 2) float64 x, y of at least so many points.
+
+    Raises:
+        ValueError: there are fewer, or a number is not finite, no number, or absurdly large.
+        TypeError: they are no lists of numbers.
+    """
+    try:
+        found = np.asarray(points, np.float64).reshape(-1, 2)
+    except OverflowError as error:
+        raise ValueError("a coordinate is too large") from error
+    if len(found) < least:
+        raise ValueError(f"it has {len(found)} point(s) and needs {least}")
+    if not (np.abs(found) <= FARTHEST).all():  # false for NaN, too
+        raise ValueError("a coordinate is not finite or too large")
+    return found
+
+
 def polygon(crop: Crop, points: Points) -> np.ndarray:
-    """(h, w) bool inside of a closed polygon, by the even-odd rule."""
+    """(h, w) bool inside of a closed polygon, by the even-odd rule. Errors as `coordinates`."""
     inside = np.zeros(crop.size, bool)
-    corners = np.asarray(points, np.float64).reshape(-1, 2)
-    if len(corners) < 3:
-        return inside
+    corners = coordinates(points, 3)
     ends = np.roll(corners, -1, axis=0)
     centres = (np.arange(crop.width) + 0.5) * crop.scale
     first, last = _rows_between(crop, corners[:, 1].min(), corners[:, 1].max())
@@ -64,8 +81,8 @@ def polygon(crop: Crop, points: Points) -> np.ndarray:
 
 
 def rectangle(crop: Crop, points: Points) -> np.ndarray:
-    """(h, w) bool inside of the rectangle between two opposite corners."""
-    corners = np.asarray(points, np.float64).reshape(-1, 2)
+    """(h, w) bool inside of the rectangle between two opposite corners. Errors as `coordinates`."""
+    corners = coordinates(points, 2)
     (left, top), (right, bottom) = corners.min(0), corners.max(0)
     inside = np.zeros(crop.size, bool)
     rows = slice(*_indices(crop.height, crop.scale, top, bottom))
@@ -74,17 +91,17 @@ def rectangle(crop: Crop, points: Points) -> np.ndarray:
 
 
 def circle(crop: Crop, points: Points) -> np.ndarray:
-    """(h, w) bool inside of the circle around the first point through the second one."""
-    (x, y), (edge_x, edge_y) = np.asarray(points, np.float64).reshape(2, 2)
+    """(h, w) bool inside of the circle around the first point through the second. Errors as `coordinates`."""
+    (x, y), (edge_x, edge_y) = coordinates(points, 2)[:2]
     rows = (np.arange(crop.height) + 0.5)[:, None] * crop.scale - y
     columns = (np.arange(crop.width) + 0.5) * crop.scale - x
     return rows**2 + columns**2 < (edge_x - x) ** 2 + (edge_y - y) ** 2
 
 
 def dots(crop: Crop, points: Points) -> np.ndarray:
-    """(h, w) bool: the pixels that hold the points; points outside the picture hold none."""
+    """(h, w) bool: the pixels that hold the points; outside the picture none. Errors as `coordinates`."""
     inside = np.zeros(crop.size, bool)
-    places = np.floor(np.asarray(points, np.float64).reshape(-1, 2) / crop.scale)
+    places = np.floor(coordinates(points) / crop.scale)
     for x, y in places.tolist():
         if 0 <= y < crop.height and 0 <= x < crop.width:
             inside[int(y), int(x)] = True
@@ -124,9 +141,12 @@ def decode_runs(counts: Sequence[int] | str, size: tuple[int, int]) -> np.ndarra
     """(h, w) bool map of COCO's run lengths, as a list or in the compressed text form.
 
     Raises:
-        ValueError: the runs do not fill the size.
+        ValueError: the runs do not fill the size, or are no numbers.
     """
-    runs = _decompress(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    try:
+        runs = _decompress(counts) if isinstance(counts, str) else [int(count) for count in counts]
+    except OverflowError as error:
+        raise ValueError("a run length is infinite") from error
     if min(runs, default=0) < 0 or sum(runs) != size[0] * size[1]:
         raise ValueError(f"its runs are {sum(runs)} pixels long, not {size[1]}x{size[0]}")
     values = np.arange(len(runs)) % 2 == 1

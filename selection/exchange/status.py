@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selection.exchange.answers import RoundAnswers
+from selection.exchange.answers import RoundAnswers, key_of
 from selection.exchange.crops import pixel_owners, suggested_classes
-from selection.exchange.packages import Package
+from selection.exchange.packages import Package, Task
 from selection.queries import RoundQueries, joined, offsets_of
 from selection.rounds import UNANSWERED
 from utils.class_spaces import IGNORE_LABEL
@@ -61,6 +61,7 @@ class RoundStatus:
         kappa: Cohen's, of these pixels; None where it is not defined (no pixels, or only one class).
         as_suggested: answers with a class that are the suggested one, where the suggestion was shown.
         as_hidden: the same where it was not shown: without anchoring both shares are about equal.
+        contradictions: pixels that annotators see differently while nobody has said how to settle that.
         decisions_left: judgements that are still to be made, second opinions included.
         seconds_per_decision: assumed.
     """
@@ -72,6 +73,7 @@ class RoundStatus:
     kappa: float | None
     as_suggested: Share
     as_hidden: Share
+    contradictions: int
     decisions_left: int
     seconds_per_decision: float
 
@@ -108,14 +110,12 @@ class RoundRegions:
 
     def of(self, package: Package) -> np.ndarray:
         """Numbers of the regions of a package."""
-        return np.array(
-            [
-                self.first_pick[self._images[task.crop.image]] + region.pick
-                for task in package.tasks
-                for region in task.crop.regions
-            ],
-            np.int64,
-        )
+        return joined([self.of_task(task) for task in package.tasks], np.int64)
+
+    def of_task(self, task: Task) -> np.ndarray:
+        """Numbers of the regions of a task."""
+        first = self.first_pick[self._images[task.crop.image]]
+        return np.array([first + region.pick for region in task.crop.regions], np.int64)
 
     def all_of(self, chosen: np.ndarray) -> np.ndarray:
         """(picks,) bool: regions all of whose pixels are among the chosen (P,) bool ones."""
@@ -145,6 +145,7 @@ def round_status(
         kappa=cohens_kappa(first[twice], second[twice]),
         as_suggested=_as_suggested(answers, regions, blind=False),
         as_hidden=_as_suggested(answers, regions, blind=True),
+        contradictions=_unsettled(answers),
         decisions_left=_decisions_left(answers, packages, regions, is_answered),
         seconds_per_decision=seconds_per_decision,
     )
@@ -167,9 +168,12 @@ def cohens_kappa(first: np.ndarray, second: np.ndarray) -> float | None:
 
 def format_status(status: RoundStatus) -> str:
     """The status as lines of text."""
-    lines = [f"{'annotator':<20} {'crops':>7} {'regions':>8} {'answered':>9} {'cannot tell':>11} {'left':>7}"]
-    lines += [
-        f"{one.name:<20} {one.crops:>7} {one.regions:>8} {one.answered:>9} {one.cannot_tell:>11} "
+    width = max([20, *(len(one.name) for one in status.annotators)])
+    header = (
+        f"{'annotator':<{width}} {'crops':>7} {'regions':>8} {'answered':>9} {'cannot tell':>11} {'left':>7}"
+    )
+    lines = [header] + [
+        f"{one.name:<{width}} {one.crops:>7} {one.regions:>8} {one.answered:>9} {one.cannot_tell:>11} "
         f"{one.left:>7}"
         for one in status.annotators
     ]
@@ -182,22 +186,69 @@ def format_status(status: RoundStatus) -> str:
         f"left: {status.decisions_left} decisions, about {status.hours_left:.1f} h at an assumed "
         f"{status.seconds_per_decision:g} s per decision",
     ]
+    if status.contradictions:
+        lines.append(
+            f"annotators contradict each other in {status.contradictions} pixels, which stay open until an "
+            "import settles them (--on-conflict first or ignore)"
+        )
     return "\n".join(lines)
+
+
+def with_open_work(answers: RoundAnswers, packages: Sequence[Package]) -> list[str]:
+    """Annotators of these packages who have not answered all their regions."""
+    if not packages:
+        return []
+    regions = RoundRegions(answers.queries)
+    done = [regions.all_of(answers.of(key_of(package)) != UNANSWERED) for package in packages]
+    return [
+        package.annotator
+        for package, answered in zip(packages, done, strict=True)
+        if not answered[regions.of(package)].all()
+    ]
+
+
+def open_work(answers: RoundAnswers, packages: Sequence[Package]) -> list[str]:
+    """What is open, in a line per crop of each annotator, then in a line per image of the round."""
+    regions = RoundRegions(answers.queries)
+    lines = []
+    for package in packages:
+        done = regions.all_of(answers.of(key_of(package)) != UNANSWERED)
+        for task in package.tasks:
+            left = int(np.count_nonzero(~done[regions.of_task(task)]))
+            if left:
+                lines.append(
+                    f"{package.annotator}: {left} of {task.decisions} regions of {task.stem} are open, image "
+                    f"{task.crop.image}"
+                )
+    classes = answers.combined()
+    for query in answers.queries.images:
+        own = classes[answers.queries.slice_of(query.name)]
+        left = int(np.count_nonzero(own == UNANSWERED))
+        if left:
+            lines.append(f"image {query.name}: {left} of {len(own)} queried pixels are open")
+    return lines
+
+
+def _unsettled(answers: RoundAnswers) -> int:
+    """Pixels that stay open because annotators see them differently."""
+    if answers.on_conflict != "error":
+        return 0
+    return int(np.count_nonzero(answers.contradictions()[1] != UNANSWERED))
 
 
 def _annotators(
     answers: RoundAnswers, packages: Sequence[Package], regions: RoundRegions
 ) -> list[AnnotatorStatus]:
-    by_name = {package.annotator: package for package in packages}
+    by_name = {key_of(package): package for package in packages}
     rows = []
-    for name in sorted({*by_name, *answers.classes}):
+    for name in sorted({*by_name, *answers.classes}, key=lambda key: key.split("@")):
         classes = answers.of(name)
         answered = regions.all_of(classes != UNANSWERED)
         cannot_tell = regions.all_of(classes == IGNORE_LABEL)
         own = regions.of(by_name[name]) if name in by_name else np.flatnonzero(answered)
         crops = len(by_name[name].tasks) if name in by_name else 0
         counts = int(answered[own].sum()), int(cannot_tell[own].sum())
-        rows.append(AnnotatorStatus(name, crops, len(own), *counts))
+        rows.append(AnnotatorStatus(answers.shown(name), crops, len(own), *counts))
     return rows
 
 
@@ -208,7 +259,7 @@ def _decisions_left(
     judges, still_to_judge = np.zeros(len(regions.pixels), np.int64), np.zeros(len(regions.pixels), np.int64)
     for package in packages:
         own = regions.of(package)
-        done = regions.all_of(answers.of(package.annotator) != UNANSWERED)
+        done = regions.all_of(answers.of(key_of(package)) != UNANSWERED)
         np.add.at(judges, own, 1)
         np.add.at(still_to_judge, own[~done[own]], 1)
     once = (regions.pixels > 0) & ~is_answered

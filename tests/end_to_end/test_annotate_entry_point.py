@@ -13,12 +13,11 @@ from annotate import main
 from selection.exchange.class_names import ClassNames
 from selection.exchange.packages import Package
 from selection.oracles import GroundTruthOracle
-from selection.rounds import RoundFolder, RoundQueries
-from selection.store import AnnotationStore
-from tests.toy_annotation import COMMAND, answer, asked, make_run, random_picks, truth_of
+from selection.rounds import RoundQueries
+from tests.toy_annotation import COMMAND, answer, asked, make_run, random_picks, round_of, spoil, truth_of
+from tests.toy_annotation import run_export as export
 from utils.class_spaces import class_space
 
-SMALL = ["--margin", "4", "--min-crop", "16", "--max-crop", "40", "--num-workers", "0"]
 Said = pytest.CaptureFixture[str]
 
 
@@ -34,16 +33,6 @@ def run(tmp_path: Path, queries: RoundQueries) -> Path:
     return make_run(tmp_path, queries)
 
 
-def export(run: Path, out: Path, *options: str, to: str = "labelme") -> int:
-    """Exports with small crops; returns the exit code."""
-    return main(["export", str(run), "--to", to, "--out", str(out), *SMALL, *options])
-
-
-def round_of(run: Path, number: int = 0) -> RoundFolder:
-    """A round of the run."""
-    return AnnotationStore(run / "queries").round(number)
-
-
 @pytest.mark.parametrize("tool", ["labelme", "coco", "png"])
 def test_people_who_know_the_truth_end_with_the_labels_of_the_ground_truth_oracle(
     tool: str, run: Path, queries: RoundQueries, tmp_path: Path, capsys: Said
@@ -54,10 +43,10 @@ def test_people_who_know_the_truth_end_with_the_labels_of_the_ground_truth_oracl
     assert sorted(path.name for path in out.iterdir()) == ["ann", "bob"]
     assert "h at an assumed 5 s per decision" in capsys.readouterr().out
     answer(out, truth)
-    assert main(["import", str(run), str(out / "ann")]) == 0
+    assert main(["import", str(run), str(out / "ann"), "--accept-unchanged"]) == 0
     assert "queried pixels are left to answer" in capsys.readouterr().out
     assert not round_of(run).has_labels()
-    assert main(["import", str(run), str(out / "bob")]) == 0
+    assert main(["import", str(run), str(out / "bob"), "--accept-unchanged"]) == 0
     text = capsys.readouterr().out
     assert f"stored; the round is complete. Go on training:\n  python {COMMAND}\n" in text
     expected = GroundTruthOracle(truth).answer_round(queries)
@@ -128,7 +117,7 @@ def test_a_second_opinion_after_the_end_counts_for_the_status_alone(
 
 
 def test_where_two_annotators_differ_the_first_counts_or_neither(
-    run: Path, queries: RoundQueries, tmp_path: Path
+    run: Path, queries: RoundQueries, tmp_path: Path, capsys: Said
 ) -> None:
     out = tmp_path / "work"
     assert export(run, out, "--annotators", "zoe", "--duplicate-share", "1") == 0
@@ -139,17 +128,21 @@ def test_where_two_annotators_differ_the_first_counts_or_neither(
     both = [str(tmp_path / "zoe"), str(tmp_path / "zoe-again")]
     other = make_run(tmp_path / "other", queries)
     assert main(["import", str(run), *both]) == 0
+    text = capsys.readouterr().out
+    assert "annotators contradict each other in 2 images:" in text
+    name = queries.images[0].name
+    assert f"image {name}, zoe and zoe-again: " in text
+    assert (
+        f"contradict each other in {queries.pixels} of these pixels; settle them with --on-conflict" in text
+    )
+    assert not round_of(run).has_labels()
+    assert (round_of(run).answers() == 254).all()
+    assert main(["status", str(run)]) == 0
+    assert f"contradict each other in {queries.pixels} pixels" in capsys.readouterr().out
+    assert main(["import", str(run), *both, "--on-conflict", "first"]) == 0
     assert set(round_of(run).labels().tolist()) == {3}
     assert main(["import", str(other), *both, "--on-conflict", "ignore"]) == 0
     assert set(round_of(other).labels().tolist()) == {255}
-
-
-def spoil(out: Path, count: int) -> None:
-    """Gives the first shape of so many files a wrong name."""
-    for path in sorted(out.glob("*/crops/*.json"))[:count]:
-        content = json.loads(path.read_text())
-        content["shapes"][0]["label"] = "Side Walk"
-        path.write_text(json.dumps(content))
 
 
 def test_bad_files_are_listed_together_and_nothing_is_stored(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 from xml.etree import ElementTree
 
 import pytest
@@ -13,7 +14,7 @@ from launch import budget_curve
 SVG = "{http://www.w3.org/2000/svg}"
 
 
-def write_run(folder: Path, miou: float, **settings: str) -> Path:
+def write_run(folder: Path, miou: float, **settings: Any) -> Path:
     folder.mkdir()
     arguments = {"budget": "5%", "method": "ripu", "score": "published", **settings}
     (folder / "arguments.json").write_text(json.dumps({"arguments": arguments}))
@@ -53,12 +54,19 @@ def test_an_unfinished_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixt
         ({"budget": "40px"}, None, "has the budget 40px; curves are drawn over percentages"),
         ({}, '{"iteration": 1}\n', "has no val/miou"),
         ({}, "{", "metrics.jsonl cannot be read"),
+        ({}, "5\n", "metrics.jsonl cannot be read"),
+        ({}, '{"val/miou": null}\n', "metrics.jsonl cannot be read"),
+        ({}, '{"val/miou": 3.0}\n{"val/miou": NaN}\n', "ends with val/miou nan, which cannot be drawn"),
+        ({}, '{"val/miou": Infinity}\n', "ends with val/miou inf"),
+        ({"budget": "many%"}, None, "has the budget many%; curves are drawn over percentages"),
+        ({"budget": "nan%"}, None, "has the budget nan%"),
+        ({"budget": 5}, None, "has the budget 5; curves"),
     ],
 )
 def test_what_is_no_such_run_is_named(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
-    settings: dict[str, str],
+    settings: dict[str, Any],
     lines: str | None,
     expected: str,
 ) -> None:
@@ -70,3 +78,15 @@ def test_what_is_no_such_run_is_named(
     assert expected in error
     assert error.count("\n") == 1
     assert not (tmp_path / "curve.svg").exists()
+
+
+@pytest.mark.parametrize("content", ['{"arguments": 5}', "5", "[]", '{"arguments": {"budget": "5%"}}', "{"])
+def test_arguments_of_another_program_are_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: str
+) -> None:
+    run = write_run(tmp_path / "run", 1.0)
+    (run / "arguments.json").write_text(content)
+    assert budget_curve.main([str(run), "--output", str(tmp_path / "curve.svg")]) == 2
+    error = capsys.readouterr().err
+    assert "arguments.json is not of a run of train_al.py" in error
+    assert error.count("\n") == 1

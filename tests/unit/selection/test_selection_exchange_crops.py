@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selection.exchange import crops as crops_module
 from selection.exchange.crops import Crop, CropSettings, cut_crops, pixel_owners, suggestion_map
 from selection.queries import ImageQuery, queried_pixels
 from tests.toy_annotation import NAMES, asked
@@ -148,3 +149,20 @@ def test_the_smallest_crop_may_not_be_larger_than_the_largest() -> None:
 def test_the_pixels_are_those_of_the_query() -> None:
     query = query_of([[0, 0], [59, 89]], 2, (60, 90))
     assert len(pixel_owners(query, 2)) == len(queried_pixels(query.picks, 2, (60, 90))) == 18
+
+
+def test_the_suggestions_of_an_image_are_computed_once_for_all_its_crops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    query = query_of([[5, 5], [5, 80], [50, 5]], 1, (60, 90))
+    found = cut_crops(query, 1, CropSettings(2, 4, 9))
+    calls = []
+    plain = crops_module.pixel_owners
+    monkeypatch.setattr(crops_module, "pixel_owners", lambda *words: calls.append(words) or plain(*words))
+    maps = [suggestion_map(crop, query, 1) for crop in found]
+    assert (len(found), len(calls)) == (3, 1)
+    assert [set(np.unique(values)) - {254} for values in maps] == [
+        {crop.regions[0].suggestion} for crop in found
+    ]
+    other = ImageQuery(query.name, query.size, query.picks, (query.predicted + 1) % 19)
+    assert not np.array_equal(suggestion_map(found[0], other, 1), maps[0])

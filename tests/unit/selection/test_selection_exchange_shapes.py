@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -84,8 +86,34 @@ def test_the_outline_of_a_source_pixel_is_that_pixel() -> None:
         np.testing.assert_array_equal(shapes.rectangle(crop, box), expected)
 
 
-def test_a_polygon_of_two_points_covers_nothing() -> None:
-    assert not shapes.polygon(crop_of(4, 4, 1), [(0, 0), (4, 4)]).any()
+@pytest.mark.parametrize("shape", [shapes.polygon, shapes.rectangle, shapes.circle, shapes.dots])
+@pytest.mark.parametrize(
+    "number",
+    [float("nan"), float("inf"), -float("inf"), 10**400, 1e300],
+    ids=["nan", "inf", "-inf", "400 digits", "1e300"],
+)
+def test_coordinates_that_are_no_places_are_refused(shape: Callable[..., np.ndarray], number: float) -> None:
+    with pytest.raises(ValueError, match="a coordinate is"):
+        shape(crop_of(4, 4, 1), [(0, 0), (4, number), (1, 1)])
+
+
+@pytest.mark.parametrize(
+    ("shape", "points"),
+    [
+        (shapes.polygon, [(0, 0), (4, 4)]),
+        (shapes.polygon, []),
+        (shapes.rectangle, [(1, 1)]),
+        (shapes.dots, []),
+    ],
+)
+def test_shapes_of_too_few_points_are_refused(
+    shape: Callable[..., np.ndarray], points: list[tuple[float, float]]
+) -> None:
+    with pytest.raises(ValueError, match=r"it has \d point\(s\) and needs"):
+        shape(crop_of(4, 4, 1), points)
+
+
+def test_a_polygon_without_area_covers_nothing() -> None:
     assert not shapes.polygon(crop_of(4, 4, 1), [(1, 1), (1, 1), (1, 1)]).any()
 
 
@@ -156,8 +184,8 @@ def test_the_compressed_form_is_read() -> None:
     np.testing.assert_array_equal(shapes.decode_runs(COMPRESSED, (40, 50)), values)
 
 
-@pytest.mark.parametrize("counts", [[3, 2], [7, -1], "", COMPRESSED, "P"])
-def test_run_lengths_of_another_size_are_refused(counts: list[int] | str) -> None:
+@pytest.mark.parametrize("counts", [[3, 2], [7, -1], [float("inf")], "", COMPRESSED, "P"])
+def test_run_lengths_of_another_size_are_refused(counts: list[float] | str) -> None:
     with pytest.raises(ValueError, match="run"):
         shapes.decode_runs(counts, (2, 3))
 

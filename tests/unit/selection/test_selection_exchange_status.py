@@ -12,9 +12,18 @@ from selection.exchange.answers import RoundAnswers
 from selection.exchange.crops import CropSettings
 from selection.exchange.export import plan, remember, remembered
 from selection.exchange.packages import Package, Sharing
-from selection.exchange.status import RoundRegions, cohens_kappa, format_status, round_status
+from selection.exchange.status import (
+    RoundRegions,
+    cohens_kappa,
+    format_status,
+    open_work,
+    round_status,
+    with_open_work,
+)
+from selection.round_files import pack_text
 from selection.rounds import RoundFolder, RoundQueries
 from tests.toy_annotation import SMALL_CROPS, asked
+from utils.errors import UserError
 
 PICKS = [[[10, 10], [30, 30], [50, 50]], [[20, 20]]]
 
@@ -35,14 +44,20 @@ def packages_of(queries: RoundQueries, **sharing: object) -> list[Package]:
 
 def test_the_first_annotator_by_name_counts() -> None:
     answers = answers_of(bob=[1, 2, 3, 254], ann=[1, 4, 254, 254])
-    assert answers.combined().tolist() == [1, 4, 3, 254]
+    assert answers.combined("first").tolist() == [1, 4, 3, 254]
+    assert answers.combined("error").tolist() == [1, 254, 3, 254]
+    assert [values.tolist() for values in answers.contradictions()] == [
+        [254, 4, 254, 254],
+        [254, 2, 254, 254],
+    ]
     assert answers.combined("ignore").tolist() == [1, 255, 3, 254]
     assert [values.tolist() for values in answers.pairs()] == [[1, 4, 3, 254], [1, 2, 254, 254]]
 
 
 def test_a_third_annotator_may_disagree_too() -> None:
     answers = answers_of(ann=[1, 1, 1, 254], bob=[254, 1, 1, 2], cat=[2, 1, 3, 3])
-    assert answers.combined().tolist() == [1, 1, 1, 2]
+    assert answers.combined("first").tolist() == [1, 1, 1, 2]
+    assert answers.contradictions()[1].tolist() == [2, 254, 3, 3]
     assert answers.combined("ignore").tolist() == [255, 1, 255, 255]
 
 
@@ -59,8 +74,13 @@ def test_answers_are_kept_with_the_round(tmp_path: Path) -> None:
     folder.write_queries(answers.queries)
     assert RoundAnswers.load(folder, answers.queries).classes == {}
     answers.store(folder)
+    assert folder.answers().tolist() == [1, 254, 3, 255]
+    assert RoundAnswers.load(folder, answers.queries).on_conflict == "error"
+    answers.on_conflict = "first"
+    answers.store(folder)
     assert folder.answers().tolist() == [1, 4, 3, 255]
     again = RoundAnswers.load(folder, answers.queries)
+    assert again.on_conflict == "first"
     assert {name: classes.tolist() for name, classes in again.classes.items()} == {
         "bob": [1, 2, 3, 254],
         "ann": [1, 4, 254, 255],
@@ -69,6 +89,41 @@ def test_answers_are_kept_with_the_round(tmp_path: Path) -> None:
     assert not again.blind["ann"].any()
     folder.write_answers(np.array([5, 254, 254, 254], np.uint8))
     assert RoundAnswers.load(folder, answers.queries).combined().tolist() == [5, 254, 254, 254]
+
+
+def test_answers_without_the_classes_of_a_name_are_damaged(tmp_path: Path) -> None:
+    queries, folder = asked(PICKS, 0), RoundFolder(tmp_path)
+    folder.begin(queries.info)
+    folder.write_queries(queries)
+    folder.write_answers(np.full(4, 1, np.uint8), annotators=pack_text('["ann"]'))
+    with pytest.raises(UserError, match=r"answers\.npz is damaged .*classes_0"):
+        RoundAnswers.load(folder, queries)
+
+
+def test_two_exports_under_one_name_are_told_apart() -> None:
+    answers = answers_of(
+        **{"ann@2": [1, 1, 1, 1], "ann@1": [2, 2, 2, 2], "ann-again@1": [3] * 4, "bob@1": [1] * 4}
+    )
+    assert answers.annotators == ["ann@1", "ann@2", "ann-again@1", "bob@1"]
+    assert [answers.shown(key) for key in answers.annotators] == ["ann@1", "ann@2", "ann-again", "bob"]
+
+
+def test_contradictions_and_open_work_are_said() -> None:
+    queries = asked(PICKS, 0)
+    packages = packages_of(queries, annotators=("ann", "bob"), duplicate_share=1.0)
+    answers = RoundAnswers(queries)
+    answers.put("ann", np.arange(4), np.array([1, 2, 3, 4], np.uint8), blind=False)
+    answers.put("bob", np.arange(3), np.array([1, 5, 3], np.uint8), blind=False)
+    assert "contradict each other in 1 pixels" in format_status(
+        round_status(answers, packages, seconds_per_decision=1)
+    )
+    lines = open_work(answers, packages)
+    assert [line.partition(":")[0] for line in lines] == ["bob", f"image {queries.images[0].name}"]
+    assert lines[0].endswith(f"image {queries.images[1].name}")
+    assert lines[1].endswith("1 of 3 queried pixels are open")
+    assert with_open_work(answers, packages) == ["bob"]
+    answers.on_conflict = "first"
+    assert "contradict" not in format_status(round_status(answers, packages, seconds_per_decision=1))
 
 
 def test_what_was_exported_is_remembered_until_the_next_export(tmp_path: Path) -> None:

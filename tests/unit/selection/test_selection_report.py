@@ -62,6 +62,12 @@ def test_a_round_is_counted() -> None:
     assert summary.exhausted == ()
 
 
+def test_the_repeated_picks_of_an_exhausted_image_are_no_decisions() -> None:
+    query = square_query([(0, 3), (3, 3), (0, 0), (0, 0), (0, 0)])
+    queries = RoundQueries(toy_info(images=1, label_radius=0), [query])
+    assert report.round_summary(queries, np.zeros(3, np.uint8), 3).decisions == 3
+
+
 def test_a_round_without_labels_agrees_with_nothing() -> None:
     queries = RoundQueries(toy_info(images=0), [])
     summary = report.round_summary(queries, np.zeros(0, np.uint8), 2)

@@ -76,7 +76,9 @@ class TestTruth:
 class TestPeople:
     def test_work_that_nobody_has_begun(self, asked: tuple[RoundFolder, RoundQueries]) -> None:
         folder, queries = asked
-        for partial in (False, True):
+        for partial, has_file in ((False, False), (True, False), (False, True), (True, True)):
+            if has_file:
+                folder.write_answers(np.full(queries.pixels, UNANSWERED, np.uint8))
             outcome = PeopleOracle("runs/a", "7 decisions", accept_partial=partial).answer(folder, queries)
             assert isinstance(outcome, WaitForLabels)
             for text in ("round 1 of 5", "7 decisions", "nothing is answered", "annotate.py export runs/a"):
@@ -113,4 +115,5 @@ class TestPeople:
             assert isinstance(outcome, WaitForLabels)
             assert f"{left} pixels are not answered" in outcome.text
             assert "--accept-partial" in outcome.text
+            assert "`python annotate.py status runs/a --list` lists them" in outcome.text
             assert not folder.has_labels()

@@ -10,9 +10,9 @@ import pytest
 from data_loaders.balanced_order import class_balanced_list
 from data_loaders.description import load_description
 from data_loaders.discovery import FileList, find_files
-from data_loaders.statistics import LabelInfo, count_classes, label_info, write_label_info
+from data_loaders.statistics import LabelInfo, count_classes, label_info, read_label_info, write_label_info
 from tests.official_formats import write_gta5
-from trainers.source_order import class_balanced_order
+from trainers.source_order import KEPT, class_balanced_order
 from utils.class_spaces import class_space
 from utils.errors import UserError
 
@@ -106,3 +106,35 @@ def test_file_names_that_repeat(files: FileList) -> None:
     twice = dataclasses.replace(files, items=(*files.items, dataclasses.replace(item, name=f"b/{item.name}")))
     with pytest.raises(UserError, match="--source-order shuffled"):
         indices(twice)
+
+
+def without_the_first(table: LabelInfo) -> LabelInfo:
+    """The table of a data set that lacked the first image."""
+    first = min(table.file_to_label)
+    lists = [[name for name in names if name != first] for names in table.label_to_file]
+    return LabelInfo(lists, {name: labels for name, labels in table.file_to_label.items() if name != first})
+
+
+@pytest.mark.parametrize("place", ["data/gtav_label_info.p", "run/label_info.p"])
+def test_a_found_table_that_lacks_images_is_counted_again(
+    place: str, files: FileList, table: LabelInfo, caplog: pytest.LogCaptureFixture
+) -> None:
+    counted = indices(files)
+    kept = files.root.parent / "run" / KEPT
+    kept.unlink()
+    path = files.root / "gtav_label_info.p" if place.startswith("data") else kept
+    write(path, without_the_first(table))
+    assert indices(files) == counted
+    assert f"{path} does not know 1 of 12 source images, first {min(table.file_to_label)}" in caplog.text
+    assert read_label_info(kept).file_to_label == table.file_to_label
+
+
+def test_a_given_table_that_lacks_images_is_used_with_a_warning(
+    files: FileList, table: LabelInfo, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    chosen = indices(files, write(tmp_path / "x.p", without_the_first(table)))
+    missing = min(table.file_to_label)
+    assert missing not in {files.items[index].image.name for index in chosen}
+    assert (
+        f"1 of 12 source images in {files.root} are not in {tmp_path / 'x.p'}, first {missing}" in caplog.text
+    )
