@@ -78,7 +78,8 @@ def _draw(
     """Image, score, picks and what was bought, also written into the round's folder."""
     query = queries[name]
     folder = store.round(queries.info.number)
-    score = cv2.imread(str(_score_path(folder, name)), cv2.IMREAD_GRAYSCALE)
+    path = _score_path(folder, name)
+    score = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE) if path.is_file() else None
     picture = picks_picture(
         images.picture(name),
         np.zeros(query.size, np.float32) if score is None else score.astype(np.float32),
