@@ -3,6 +3,8 @@
 Run folders:       python evaluate.py runs/a runs/b --target cityscapes --data-root data
 An original file:  python evaluate.py GTA5_25000.pth --target cityscapes --data-root data
 One column each:   python evaluate.py runs/a runs/b --protocol common --json scores.json --csv scores.csv
+Sliding windows:   python evaluate.py runs/a --base-size 2048,1024 --window 1024,512 --stride 512,256
+Six scales, flip:  python evaluate.py runs/a --aug-test
 Label PNGs:        python evaluate.py --label-folder predictions --target cityscapes --data-root data
 19 ids on 7:       python evaluate.py --label-folder predictions --label-classes cityscapes19 --classes idd7 \
                        --target idd --data-root data

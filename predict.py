@@ -3,11 +3,12 @@
 A folder:          python predict.py photos --restore-from runs/ft --output-dir predictions
 Some images:       python predict.py a.jpg b.png --restore-from runs/ft --output-dir predictions
 For a server:      python predict.py data/cityscapes/leftImg8bit/test --restore-from runs/ft \\
-                       --output-dir submission --write labels --server-ids cityscapes
+                       --output-dir submission --write labels color --server-ids cityscapes --folder-per-kind
 Several GPUs:      torchrun --standalone --nproc-per-node 4 predict.py photos ...
 
-Outputs keep the images' relative paths: <name>.png (8-bit train ids), <name>_color.png, <name>_overlay.png,
-<name>_confidence.png. Existing outputs are replaced, input images never.
+Outputs keep the images' relative paths: <name>.png (8-bit train ids, or the palette PNG of --server-ids),
+<name>_color.png (palette PNG of train ids), <name>_overlay.png, <name>_confidence.png. With --folder-per-kind
+they are labels/<name>.png, color/<name>.png and so on. Existing outputs are replaced, input images never.
 
 Photographs of any shape keep it: unless --protocol or --base-size is given, an image is scaled to as many
 pixels as the base size has, at its own proportions. With either option it is resized to exactly that size.
@@ -38,7 +39,7 @@ from utils.arguments import (
     non_negative_int,
     parse,
 )
-from utils.class_spaces import ClassSpace, class_space
+from utils.class_spaces import TABLE_SIZE, ClassSpace, class_space
 from utils.distributed import World
 from utils.errors import UserError, alike_everywhere, entry_point
 from utils.pictures import colorize, overlay, write_png
@@ -50,15 +51,26 @@ KINDS = ("labels", "color", "overlay", "confidence")
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Picture:
-    """An input image and the path, without suffix, of its outputs."""
+    """An input image, and the relative path, without suffix, of its outputs in a folder."""
 
     image: Path
-    output: Path
+    folder: Path
+    name: Path
+    by_kind: bool = False
 
     def path(self, kind: str) -> Path:
-        """Where the output of this kind goes."""
-        suffix = "" if kind == "labels" else f"_{kind}"
-        return self.output.with_name(f"{self.output.name}{suffix}.png")
+        """Where the output of this kind goes: into a folder of its own, or beside the others."""
+        suffix = "" if kind == "labels" or self.by_kind else f"_{kind}"
+        folder = self.folder / kind if self.by_kind else self.folder
+        return folder / self.name.with_name(f"{self.name.name}{suffix}.png")
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class ServerIds:
+    """`table`: (256,) uint8, train id to raw id; `palette`: (256, 3) uint8 RGB, the colour of each raw id."""
+
+    table: np.ndarray
+    palette: np.ndarray
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -86,7 +98,14 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add(
         "--server-ids",
         metavar="NAME|TOML",
-        help="label maps hold the raw ids of this data set, as its benchmark server wants, not train ids",
+        help="label maps are palette PNGs of the raw ids of this data set, as its benchmark server wants, "
+        "not of train ids",
+    )
+    add(
+        "--folder-per-kind",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="each KIND has a folder in --output-dir, and all files have their images' paths and names there",
     )
     add(
         "--num-workers",
@@ -107,7 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Labels this rank's part of the images."""
     args = parse_args(argv)
     with alike_everywhere():
-        pictures = find_pictures(args.images, args.output_dir)
+        pictures = find_pictures(args.images, args.output_dir, by_kind=args.folder_per_kind)
         _refuse_overwriting(pictures, args.write)
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
         logs.configure(world.rank, None)
@@ -115,9 +134,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with alike_everywhere():
             snapshot = open_snapshot(args.restore_from, args, target=None)
             space = class_space(snapshot.loaded.spec.class_space)
-            table = raw_id_table(args.server_ids, space) if args.server_ids else None
+            server = server_ids(args.server_ids, space) if args.server_ids else None
             precision = prepare_device(args, world)
-        _predict(pictures, snapshot, args, world, precision, table)
+        _predict(pictures, snapshot, args, world, precision, server)
         distributed.barrier("the last image")
         if world.is_main:
             shape = ", at each image's own proportions" if _keeps_aspect(args) else ""
@@ -126,8 +145,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def find_pictures(inputs: Sequence[Path], output: Path) -> list[Picture]:
+def find_pictures(inputs: Sequence[Path], output: Path, *, by_kind: bool = False) -> list[Picture]:
     """All images named or below the folders named, with outputs at the same relative paths.
+
+    Args:
+        inputs: images and folders.
+        output: folder of the outputs.
+        by_kind: as `Picture`.
 
     Raises:
         UserError: no image, or two images that would share an output.
@@ -136,12 +160,14 @@ def find_pictures(inputs: Sequence[Path], output: Path) -> list[Picture]:
     for given in inputs:
         root = given if given.is_dir() else given.parent
         for image in _images_below(given, output) if given.is_dir() else [given]:
-            key = output / image.relative_to(root).with_suffix("")
-            if found.setdefault(key, image) != image:
-                raise UserError(f"{found[key]} and {image} would both become {key}.png; label them apart")
+            name = image.relative_to(root).with_suffix("")
+            if found.setdefault(name, image) != image:
+                raise UserError(
+                    f"{found[name]} and {image} would both become {output / name}.png; label them apart"
+                )
     if not found:
         raise UserError(f"no image ({', '.join(sorted(IMAGE_SUFFIXES))}) in {', '.join(map(str, inputs))}")
-    return [Picture(image, key) for key, image in found.items()]
+    return [Picture(image, output, name, by_kind) for name, image in found.items()]
 
 
 def _images_below(root: Path, output: Path) -> Iterator[Path]:
@@ -153,15 +179,16 @@ def _images_below(root: Path, output: Path) -> Iterator[Path]:
             yield path
 
 
-def raw_id_table(name: str, space: ClassSpace) -> np.ndarray:
-    """(256,) uint8 table from train ids of `space` to raw label ids of a data set; 255 becomes 0.
+def server_ids(name: str, space: ClassSpace) -> ServerIds:
+    """How label maps of `space` become those of a data set; 255 becomes 0.
 
     Raises:
         UserError: a class has no raw id, or several.
     """
     to_train = load_description(name).label_table(space.name)
-    table = np.zeros(256, np.uint8)
-    for index, class_name in enumerate(space.class_names):
+    table = np.zeros(TABLE_SIZE, np.uint8)
+    palette = np.zeros((TABLE_SIZE, 3), np.uint8)
+    for index, (class_name, color) in enumerate(zip(space.class_names, space.palette, strict=True)):
         raw = np.flatnonzero(to_train == index)
         if len(raw) != 1:
             raise UserError(
@@ -169,7 +196,8 @@ def raw_id_table(name: str, space: ClassSpace) -> np.ndarray:
                 "is needed"
             )
         table[index] = raw[0]
-    return table
+        palette[raw[0]] = color
+    return ServerIds(table, palette)
 
 
 def _refuse_overwriting(pictures: Sequence[Picture], kinds: Sequence[str]) -> None:
@@ -186,7 +214,7 @@ def _predict(
     args: argparse.Namespace,
     world: World,
     precision: Precision,
-    table: np.ndarray | None,
+    server: ServerIds | None,
 ) -> None:
     network = snapshot.network.to(world.device)
     space = class_space(network.spec.class_space)
@@ -204,7 +232,7 @@ def _predict(
     with evaluation_mode(network):
         for picture, image, prepared in prefetch(load, mine, args.num_workers):
             prediction = predictor.predict(prepared)
-            _write(picture, image, prediction, args.write, snapshot.protocol.passes, space, table)
+            _write(picture, image, prediction, args.write, snapshot.protocol.passes, space, server)
             progress.advance()
 
 
@@ -220,12 +248,12 @@ def _write(
     kinds: Sequence[str],
     passes: int,
     space: ClassSpace,
-    table: np.ndarray | None,
+    server: ServerIds | None,
 ) -> None:
     label = prediction.label.cpu().numpy()
-    picture.output.parent.mkdir(parents=True, exist_ok=True)
     if "labels" in kinds:
-        write_label_png(picture.path("labels"), label if table is None else map_label(label, table))
+        ids, palette = (label, None) if server is None else (map_label(label, server.table), server.palette)
+        write_label_png(picture.path("labels"), ids, palette)
     if "color" in kinds:
         write_label_png(picture.path("color"), label, space.palette)
     if "overlay" in kinds:

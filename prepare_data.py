@@ -25,10 +25,12 @@ from data_loaders.description import load_description, shipped_descriptions
 from data_loaders.discovery import FileList, find_files
 from data_loaders.parallel import ProgressLine
 from data_loaders.statistics import (
+    COUNTED_CLASSES,
     ImageClasses,
     count_classes,
     label_info,
     read_image_classes,
+    statistics_folder,
     total_pixels,
     write_class_statistics,
     write_label_info,
@@ -110,7 +112,8 @@ def _add_statistics(parser: Parser) -> None:
         "--output",
         type=Path,
         metavar="DIR",
-        help="folder for the JSON files and tables (default: the data set's own)",
+        help="folder for the JSON files and tables (default: the data set's own, in which training finds "
+        "them; counts of other --classes than its own go to class_statistics_NAME in it)",
     )
     parser.add_argument(
         "--compare",
@@ -219,19 +222,32 @@ def run_statistics(args: argparse.Namespace) -> int:
     """Counts classes, prints the totals, compares with files made elsewhere, writes the statistics files."""
     files = _find(args, labels="required")
     others = {path: read_image_classes(path) for path in args.compare}
-    output = args.output or files.root
-    table = output / files.description.label_info
-    check_writable(table)
     space = class_space(args.classes or files.description.default_class_space)
+    output = args.output or statistics_folder(files, space.name)
+    table = (args.output or files.root) / files.description.label_info
+    _check_output(args, (output / COUNTED_CLASSES, table))
     progress = ProgressLine(len(files), "labels")
     images = count_classes(files, space.name, num_workers=args.num_workers, progress=progress)
     print(_format_totals(images, space.class_names))
     for path, other in others.items():
         print(f"{path}: {other.compare(images)}")
-    written = write_class_statistics(output, images)
+    written = write_class_statistics(output, images, space)
     write_label_info(table, label_info(images, space.num_classes))
     print(f"wrote {', '.join(str(path) for path in (*written, table))}")
     return 0
+
+
+def _check_output(args: argparse.Namespace, paths: Sequence[Path]) -> None:
+    try:
+        for path in paths:
+            check_writable(path)
+    except UserError as error:
+        if args.output is not None:
+            raise
+        raise UserError(
+            f"{error} To keep the statistics elsewhere give --output DIR here and --class-statistics DIR in "
+            "training."
+        ) from None
 
 
 def _find(args: argparse.Namespace, labels: str) -> FileList:
@@ -323,11 +339,16 @@ Networks trained by the authors, for evaluate.py, generate_plabel.py and --resto
       the README of github.com/layumi/Seg_Uncertainty. Keep opts.yaml beside it: it says norm style, SE.
   RIPU: v3plus_gtav_ra_5.0_precent/model_last.pth and others; links in the README of github.com/BIT-DA/RIPU.
   DWACA: the same format; links in the README of github.com/licongguan/DWACA.
+  DAFormer, DIDA: latest.pth of a run folder, e.g. from DIDA_gta2cs.zip; links in the READMEs of
+      github.com/lhoyer/DAFormer and github.com/RainJamesY/DIDA. The latter also holds the instance banks.
 
 ImageNet weights to start training from (--backbone-weights FILE):
   resnet101_caffe (MRNet's own start): DeepLab_resnet_pretrained_init-f81d91e8.pth. Its first address is gone;
       look for the file name in the READMEs of github.com/wasidennis/AdaptSegNet and of the first one above.
   resnet101 (RIPU, DWACA): torchvision's resnet101-5d3b4d8f.pth, the older of its two files.
+  mit_b0 to mit_b5 (DAFormer, DIDA): mit_b5.pth and so on, linked in the README of
+      github.com/NVlabs/SegFormer; the forms of mmsegmentation and Hugging Face (nvidia/mit-b5,
+      pytorch_model.bin) are read too. NVIDIA's licence allows non-commercial use only.
   the other backbones: torchvision's files, below. --backbone-weights torchvision fetches the same file where
       the machine has a connection; on a cluster fetch it on the login node:"""
 

@@ -1,4 +1,4 @@
-"""Peak memory of one call on the CPU, for the notes beside the timings."""
+"""Peak memory of one call, for the notes beside the timings."""
 
 from __future__ import annotations
 
@@ -7,12 +7,20 @@ import gc
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
 _STATUS, _CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 _RESET_PEAK = "5"  # what Linux wants to read there
 
 
-def peak_mib(call: Callable[[], object]) -> float:
-    """MiB of resident memory that one call needs at most beyond what is held before; NaN except on Linux."""
+def peak_mib(call: Callable[[], object], device: str = "cpu") -> float:
+    """MiB that one call needs at most beyond what is held before: resident memory of the process (NaN except
+    on Linux), or tensors on a GPU."""
+    if device != "cpu":
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        call()
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     if not (_STATUS.exists() and _CLEAR.exists()):
         return float("nan")
     gc.collect()

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
+import cv2
 import numpy as np
 import torch
 
+from data_loaders.aspect_crops import AspectCropTransform
 from data_loaders.decoding import map_label, read_image, read_raw_label, unknown_table, unknown_values
 from data_loaders.discovery import FileList, Item
 from data_loaders.samples import Sample, planar
@@ -15,7 +19,20 @@ from data_loaders.transforms import RandomSource, Transform
 from utils.class_spaces import IGNORE_LABEL
 from utils.errors import UserError
 
+logger = logging.getLogger(__name__)
+
 LabelReader = Callable[[Item], np.ndarray]
+_OTHER_SHAPE = 1.05  # a label whose proportions differ more than this belongs to another picture
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedItem:
+    """A decoded item: (H, W, 3) uint8 RGB, (h, w) uint8 train ids or None, (height, width) of the image."""
+
+    item: Item
+    image: np.ndarray
+    label: np.ndarray | None
+    size: tuple[int, int]
 
 
 class TrueLabels:
@@ -79,6 +96,8 @@ class SegmentationDataset:
         pseudo_label_root: a folder of stored train ids to use instead; needs `num_classes`.
         num_classes: stored train ids of a pseudo label must be below it, or 255.
         label_reader: any other source of (H, W) uint8 train ids per item.
+        pad_to: (H, W); what the transform leaves smaller is padded at the bottom and at the right, images
+            with 0 and labels with 255, and `Sample.content` says how much of it is image.
 
     Raises:
         UserError: the list is empty, or pseudo labels are missing.
@@ -93,6 +112,7 @@ class SegmentationDataset:
         pseudo_label_root: Path | None = None,
         num_classes: int | None = None,
         label_reader: LabelReader | None = None,
+        pad_to: tuple[int, int] | None = None,
     ) -> None:
         if not files.items:
             raise UserError(
@@ -102,6 +122,8 @@ class SegmentationDataset:
         assert len(given) <= 1, "labels come from one place"
         self.items = files.items
         self.transform = transform
+        self.pad_to = pad_to
+        self._reported: set[str] = set()  # pairs of different size
         self.read_label = label_reader
         self.own_labels = label_reader is not None
         if label_table is not None:
@@ -115,6 +137,38 @@ class SegmentationDataset:
     def __len__(self) -> int:
         return len(self.items)
 
+    def sample(self, index: int, generator: RandomSource | None = None) -> Sample:
+        """Item `index`, decoded and transformed with the draws of `generator`.
+
+        Raises:
+            UserError: a file cannot be decoded or holds labels that cannot be; the message names it.
+        """
+        loaded = self.load(index)
+        return self.finish(loaded, *self.transform(loaded.image, loaded.label, generator))
+
+    def load(self, index: int) -> LoadedItem:
+        """Item `index`, decoded; UserError as `sample`."""
+        item = self.items[index]
+        image = read_image(item.image)
+        size = (image.shape[0], image.shape[1])
+        label = None if self.read_label is None else self.read_label(item)
+        self._check_own_labels(item, label, size)
+        self._check_shape(item, label, size)
+        return LoadedItem(item, image, label, size)
+
+    def finish(self, loaded: LoadedItem, image: np.ndarray, label: np.ndarray | None) -> Sample:
+        """The sample of a loaded item, from what a transform made of it."""
+        content = (image.shape[0], image.shape[1])
+        image = _padded(image, self.pad_to, 0)
+        label = None if label is None else _padded(label, self.pad_to, IGNORE_LABEL)
+        return Sample(
+            planar(image),
+            None if label is None else torch.from_numpy(np.array(label)),
+            loaded.item.name,
+            loaded.size,
+            None if content == image.shape[:2] else content,
+        )
+
     def _check_own_labels(self, item: Item, label: np.ndarray | None, size: tuple[int, int]) -> None:
         """Labels from a reader were made for this very image; a single value stands for any size."""
         if not self.own_labels or label is None or label.size == 1 or label.shape == size:
@@ -125,17 +179,36 @@ class SegmentationDataset:
             "start a new run"
         )
 
-    def sample(self, index: int, generator: RandomSource | None = None) -> Sample:
-        """Item `index`, decoded and transformed with the draws of `generator`.
+    def _check_shape(self, item: Item, label: np.ndarray | None, size: tuple[int, int]) -> None:
+        """Crops with kept proportions need labels of the image's proportions; a few of GTA5 differ a little.
 
         Raises:
-            UserError: a file cannot be decoded or holds labels that cannot be; the message names it.
+            UserError: they differ by more than 5 %; less is a warning, as the label is resized to the image.
         """
-        item = self.items[index]
-        image = read_image(item.image)
-        size = (image.shape[0], image.shape[1])
-        label = None if self.read_label is None else self.read_label(item)
-        self._check_own_labels(item, label, size)
-        image, label = self.transform(image, label, generator)
-        label_tensor = None if label is None else torch.from_numpy(np.array(label))
-        return Sample(planar(image), label_tensor, item.name, size)
+        if not isinstance(self.transform, AspectCropTransform) or label is None or label.size == 1:
+            return
+        if label.shape == size:
+            return
+        what = (
+            f"{item.image} is {size[1]}x{size[0]}, but its label {item.label} is {label.shape[1]}x"
+            f"{label.shape[0]}"
+        )
+        stretch = (label.shape[1] * size[0]) / (label.shape[0] * size[1])
+        if max(stretch, 1 / stretch) > _OTHER_SHAPE:
+            raise UserError(
+                f"{what}: it belongs to another picture; copy both again, or leave the image out with a list "
+                "of the others (prepare_data.py check lists all pairs of different size)"
+            )
+        if item.name not in self._reported:
+            self._reported.add(item.name)
+            logger.warning("%s; it is resized to the image", what)
+
+
+def _padded(array: np.ndarray, size: tuple[int, int] | None, value: int) -> np.ndarray:
+    """The array with `value` below and at its right up to `size` (H, W); as it is where it is that large."""
+    if size is None:
+        return array
+    bottom, right = max(0, size[0] - array.shape[0]), max(0, size[1] - array.shape[1])
+    if not bottom and not right:
+        return array
+    return cv2.copyMakeBorder(array, 0, bottom, 0, right, cv2.BORDER_CONSTANT, value=(value,) * 3)

@@ -143,17 +143,33 @@ def _read_class_space(top: _Section) -> str:
     colors = section.require("palette", list)
     subsets = section.mapping("subsets", list)
     merges = section.mapping("merge", list)
+    names = section.texts("names", ())
     space = ClassSpace(
         name=section.require("name", str),
-        class_names=section.texts("names", ()),
+        class_names=names,
         palette=tuple(_read_color(color, section.where) for color in colors),
         subsets={name: _integers(ids, f"{section.where} subsets.{name}") for name, ids in subsets.items()},
+        things=_read_things(section.get("things", list, []), names, f"{section.where}: things"),
     )
     section.finish()
     register_class_space(
         space, {name: _integers(ids, f"{section.where} merge.{name}") for name, ids in merges.items()}
     )
     return space.name
+
+
+def _read_things(values: list[Any], names: tuple[str, ...], where: str) -> tuple[int, ...]:
+    """Train ids of the countable classes, each given by name or by id; in ascending order, each once."""
+    things = set()
+    for value in values:
+        thing = names.index(value) if value in names else value
+        if not isinstance(thing, int) or isinstance(thing, bool) or not 0 <= thing < len(names):
+            raise UserError(
+                f"{where}: no class is {value!r}; give names of the space ({', '.join(names)}) or train ids "
+                f"0..{len(names) - 1}."
+            )
+        things.add(thing)
+    return tuple(sorted(things))
 
 
 def _read_color(values: Any, where: str) -> tuple[int, int, int]:

@@ -17,14 +17,17 @@ import numpy as np
 
 from data_loaders.decoding import read_raw_label
 from data_loaders.file_list import FileList, Item
+from data_loaders.histogram import value_counts
 from data_loaders.parallel import ProgressLine, map_files
-from utils.class_spaces import IGNORE_LABEL, TABLE_SIZE
+from utils.class_spaces import IGNORE_LABEL, ClassSpace
 from utils.errors import UserError
 from utils.files import write_atomically
 
-_TRAIN_ID_MARK = (
-    "_labelTrainIds"  # the originals' converters put it into the names of the label files they write
-)
+STATISTICS, STATISTICS_BY_FILE = "sample_class_stats.json", "sample_class_stats_dict.json"
+SAMPLES_WITH_CLASS = "samples_with_class.json"
+COUNTED_CLASSES = "sample_class_space.json"  # ours: which classes the three files count
+# What may follow the image's name in that of a label file; the originals' converters write the first.
+_MARKS = ("_labelTrainIds", "_labelIds")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,21 @@ def count_classes(
 
 
 def _count(item: Item, encoding: str, table: np.ndarray) -> ImageClasses:
-    raw = np.bincount(read_raw_label(item.label, encoding).ravel(), minlength=TABLE_SIZE)
-    raw_order = [train for train in table[np.flatnonzero(raw)].tolist() if train != IGNORE_LABEL]
-    pixels = {train: int(raw[table == train].sum()) for train in sorted(set(raw_order))}
-    return ImageClasses(item.image.name, str(item.label), pixels, tuple(dict.fromkeys(raw_order)))
+    pixels, raw_order = label_classes(read_raw_label(item.label, encoding), table)
+    return ImageClasses(item.image.name, str(item.label), pixels, raw_order)
+
+
+def label_classes(raw: np.ndarray, table: np.ndarray) -> tuple[dict[int, int], tuple[int, ...]]:
+    """`pixels` and `raw_order` of an `ImageClasses`.
+
+    Args:
+        raw: (H, W) uint8 ids as in the file.
+        table: (256,) uint8, raw id -> train id, 255 without a class.
+    """
+    counts = value_counts(raw)
+    found = [train for train in table[np.flatnonzero(counts)].tolist() if train != IGNORE_LABEL]
+    pixels = {train: int(counts[table == train].sum()) for train in sorted(set(found))}
+    return pixels, tuple(dict.fromkeys(found))
 
 
 def total_pixels(images: Iterable[ImageClasses], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -67,11 +81,23 @@ def total_pixels(images: Iterable[ImageClasses], num_classes: int) -> tuple[np.n
     return pixels, occurrences
 
 
-def write_class_statistics(folder: Path, images: Sequence[ImageClasses]) -> list[Path]:
+def statistics_folder(files: FileList, space: str) -> Path:
+    """Where the statistics of a data set lie if nothing else is said: as the originals', in its own folder.
+
+    Counts of other classes than its own have a folder of their own in it.
+    """
+    if space == files.description.default_class_space:
+        return files.root
+    return files.root / f"class_statistics_{space}"
+
+
+def write_class_statistics(
+    folder: Path, images: Sequence[ImageClasses], space: ClassSpace | None = None
+) -> list[Path]:
     """Writes sample_class_stats.json, sample_class_stats_dict.json and samples_with_class.json.
 
     Same text as the converters released with DAFormer (Hoyer et al., CVPR 2022): sorted by label path,
-    classes as text keys, indent 2.
+    classes as text keys, indent 2. A fourth file tells the class space, where it is given.
     """
     ordered = sorted(images, key=lambda image: image.label)
     statistics = [{**_text_keys(image.pixels), "file": image.label} for image in ordered]
@@ -80,29 +106,30 @@ def write_class_statistics(folder: Path, images: Sequence[ImageClasses]) -> list
     for image in ordered:
         for train, count in image.pixels.items():
             by_class.setdefault(str(train), []).append([image.label, count])
-    contents = {
-        "sample_class_stats.json": statistics,
-        "sample_class_stats_dict.json": by_file,
-        "samples_with_class.json": by_class,
-    }
+    contents = {STATISTICS: statistics, STATISTICS_BY_FILE: by_file, SAMPLES_WITH_CLASS: by_class}
+    if space is not None:
+        contents[COUNTED_CLASSES] = {"class_space": space.name, "class_names": list(space.class_names)}
     for name, content in contents.items():
         write_atomically(folder / name, json.dumps(content, indent=2))
     return [folder / name for name in contents]
 
 
 def read_class_statistics(path: Path) -> dict[str, dict[int, int]]:
-    """Image stem -> {train id: pixels} from a `sample_class_stats_dict.json` or the folder that holds it.
+    """Label file -> {train id: pixels}, in the order of the file.
 
-    Only base names count, so data folders may have moved; `_labelTrainIds` in them is dropped.
+    Args:
+        path: a `sample_class_stats_dict.json` or `sample_class_stats.json`, or the folder that holds one.
 
     Raises:
         UserError: the file is missing or holds something else.
     """
-    file = path / "sample_class_stats_dict.json" if path.is_dir() else path
+    file = statistics_file(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(content, list):
+            content = {entry["file"]: _without_file(entry) for entry in content}
         return {
-            _stem(name): {int(train): int(count) for train, count in counts.items()}
+            str(name): {int(train): int(count) for train, count in counts.items()}
             for name, counts in content.items()
         }
     except OSError as error:
@@ -110,11 +137,36 @@ def read_class_statistics(path: Path) -> dict[str, dict[int, int]]:
             f"class statistics {file} cannot be read: {error.strerror}; prepare_data.py statistics writes "
             "them."
         ) from None
-    except (ValueError, AttributeError, TypeError):
+    except (ValueError, AttributeError, TypeError, KeyError):
         raise UserError(
-            f"{file} is not a sample_class_stats_dict.json (file -> class -> pixels); "
+            f"{file} is not a {STATISTICS_BY_FILE} (file -> class -> pixels) or {STATISTICS}; "
             f"write it again with prepare_data.py statistics."
         ) from None
+
+
+def statistics_file(path: Path) -> Path:
+    """The file of pixels per image in a folder, or the path itself."""
+    if not path.is_dir():
+        return path
+    by_file, plain = path / STATISTICS_BY_FILE, path / STATISTICS
+    return plain if plain.is_file() and not by_file.is_file() else by_file
+
+
+def counted_class_space(path: Path) -> str | None:
+    """Name of the class space that the statistics in a folder (or of a file in it) count; None: not said."""
+    file = (path if path.is_dir() else path.parent) / COUNTED_CLASSES
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["class_space"])
+    except OSError:
+        return None  # the originals have no such file
+    except (ValueError, TypeError, KeyError):
+        raise UserError(
+            f"{file} does not say which classes were counted; write it again with prepare_data.py statistics."
+        ) from None
+
+
+def _without_file(entry: Mapping[str, int]) -> dict[str, int]:
+    return {key: value for key, value in entry.items() if key != "file"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,9 +230,9 @@ class OtherClasses:
     def compare(self, images: Iterable[ImageClasses]) -> str:
         """In how many images the classes (and pixel counts, where known) are others than here, as text."""
         if self.by_label:
-            here = {_stem(image.label): image.pixels for image in images}
+            here = {label_stem(image.label): image.pixels for image in images}
         else:
-            here = {_stem(image.image): sorted(image.raw_order) for image in images}
+            here = {label_stem(image.image): sorted(image.raw_order) for image in images}
         there = self.classes
         differing = sorted(name for name in here.keys() & there.keys() if here[name] != there[name])
         if not differing and here.keys() == there.keys():
@@ -200,10 +252,11 @@ def read_image_classes(path: Path) -> OtherClasses:
         UserError: as `read_label_info` and `read_class_statistics`.
     """
     if path.suffix == ".json" or path.is_dir():
-        return OtherClasses(read_class_statistics(path), by_label=True)
+        counts = read_class_statistics(path)
+        return OtherClasses({label_stem(name): pixels for name, pixels in counts.items()}, by_label=True)
     table = read_label_info(path).file_to_label
     return OtherClasses(
-        {_stem(name): sorted(set(classes)) for name, classes in table.items()}, by_label=False
+        {label_stem(name): sorted(set(classes)) for name, classes in table.items()}, by_label=False
     )
 
 
@@ -236,8 +289,12 @@ def _is_label_info(content: object) -> bool:
     )
 
 
-def _stem(name: str) -> str:
-    return Path(name).stem.removesuffix(_TRAIN_ID_MARK)
+def label_stem(name: str) -> str:
+    """What the file names of one image's labels share: `00001` of `gta/labels/00001_labelTrainIds.png`."""
+    stem = Path(name).stem
+    for mark in _MARKS:
+        stem = stem.removesuffix(mark)
+    return stem
 
 
 def _text_keys(pixels: Mapping[int, int]) -> dict[str, int]:

@@ -177,7 +177,8 @@ class _Draws(Dataset[Batch | _Failure]):
 
     def __getitem__(self, keys: list[tuple[int, int]]) -> Batch | _Failure:
         try:
-            return collate([self._draw(draw, index) for draw, index in keys])
+            samples = [self._draw(draw, index) for draw, index in keys]
+            return collate(samples, draws=[draw for draw, _ in keys])
         except UserError as error:
             return _Failure(str(error))
 

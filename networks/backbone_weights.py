@@ -10,9 +10,11 @@ import torch
 from torch import Tensor
 from torchvision import models
 
-from networks.factory import build
+from networks.factory import BACKBONES, build
+from networks.mit import MIT_VARIANTS
+from networks.mit_files import backbone_in, from_imagenet
 from networks.normalization import FrozenAffine, frozen_layers
-from networks.published import layout_of, unwrapped
+from networks.published import Layout, layout_of, unwrapped
 from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec
 from networks.weights import COUNTER, check_entries, expected_shapes, has_any
@@ -34,6 +36,7 @@ _FITTING_LAYOUT = {
     "resnet18_quarter": "torchvision_resnet",
     "mobilenet_v2": "torchvision_mobilenet_v2",
     "vgg16": "torchvision_vgg16",
+    **dict.fromkeys(MIT_VARIANTS, "mit"),
 }
 BATCH_NORM_EPS = 1e-5  # of every pretrained backbone
 # Above it a frozen scale amplifies what rounding left of a dead channel, and overflows in half precision.
@@ -68,8 +71,9 @@ def load_backbone(network: SegmentationNetwork, source: str) -> str:
         remedy = "; start from it with --restore-from" if layout is not None and not layout.refusal else ""
         raise UserError(f"--backbone-weights {source} is {is_what}, not ImageNet weights{remedy}")
     if layout.name != _FITTING_LAYOUT[backbone]:
-        raise UserError(_other_backbone(source, layout.title, layout.name, backbone))
+        raise UserError(_other_backbone(source, layout, backbone))
     entries = _CONVERTERS[layout.name](state)
+    _check_size(entries, layout, source, backbone)
     frozen = [layer for name, layer in frozen_layers(network).items() if network.is_backbone(name)]
     if frozen:
         entries = {name: value for name, value in entries.items() if not name.endswith(COUNTER)}
@@ -83,6 +87,16 @@ def load_backbone(network: SegmentationNetwork, source: str) -> str:
     raised = _prepare_frozen(frozen, add_epsilon=backbone == "mobilenet_v2")
     note = f"; running_var of {raised} dead channels raised to {BATCH_NORM_EPS:g}" if raised else ""
     return f"backbone {backbone}: {len(entries)} entries of {layout.title} ({source}){note}"
+
+
+def _check_size(entries: Mapping[str, Any], layout: Layout, source: str, backbone: str) -> None:
+    """Names the Mix Transformer of a file where it is another one than the network's."""
+    found = backbone_in(entries) if layout.name == "mit" else backbone
+    if found not in (None, backbone):
+        raise UserError(
+            f"--backbone-weights {source} is {layout.title} of {found}, this run builds {backbone}; use "
+            f"--backbone {found} or the file of {backbone}"
+        )
 
 
 def _check_variances(entries: Mapping[str, Tensor], source: str) -> None:
@@ -119,9 +133,10 @@ def check_backbone_file(path: Path) -> str | None:
         return None
     entries = _CONVERTERS[layout.name](state)
     candidates = {}
+    known = backbone_in(entries)
     for backbone, wanted in _FITTING_LAYOUT.items():
-        if wanted == layout.name:
-            architecture = "deeplab_vgg" if backbone == "vgg16" else "deeplab_two_head"
+        if wanted == layout.name and known in (None, backbone):
+            architecture = next(name for name, usable in BACKBONES.items() if backbone in usable)
             with torch.device("meta"):
                 network = build(NetworkSpec(architecture, backbone, 19, "cityscapes19"))
             candidates[backbone] = _backbone_shapes(network)
@@ -175,11 +190,13 @@ def _download(backbone: str) -> dict[str, Any]:
         ) from error
 
 
-def _other_backbone(source: str, title: str, layout: str, backbone: str) -> str:
-    fitting = [name for name, wanted in _FITTING_LAYOUT.items() if wanted == layout]
+def _other_backbone(source: str, layout: Layout, backbone: str) -> str:
+    fitting = [name for name, wanted in _FITTING_LAYOUT.items() if wanted == layout.name]
+    related = {layout.name, _FITTING_LAYOUT[backbone]} <= {"caffe_resnet_init", "torchvision_resnet"}
+    difference = "input scaling or stride placement" if related else "kind of backbone"
     return (
-        f"--backbone-weights {source} is {title}, made for another input scaling or stride placement than "
-        f"{backbone}; use --backbone {' or '.join(fitting)}"
+        f"--backbone-weights {source} is {layout.title}, made for another {difference} than {backbone}; use "
+        f"--backbone {' or '.join(fitting)}"
     )
 
 
@@ -214,4 +231,5 @@ _CONVERTERS: Mapping[str, Callable[[Mapping[str, Tensor]], dict[str, Tensor]]] =
     "torchvision_resnet": _from_resnet,
     "torchvision_mobilenet_v2": _from_mobilenet,
     "torchvision_vgg16": _from_vgg,
+    "mit": from_imagenet,
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recomputed_in_backward(modules: Sequence[nn.Module], *inputs: Tensor) -> Tensor:
+def recomputed_in_backward(modules: Sequence[nn.Module], *inputs: Tensor) -> Any:
     """Runs `modules` one after the other, keeping only the inputs; the backward pass runs them once more.
 
     The first module takes all inputs, every other one the output of the one before.
@@ -18,7 +19,7 @@ def recomputed_in_backward(modules: Sequence[nn.Module], *inputs: Tensor) -> Ten
     The second run writes its running statistics into copies, so each forward counts once.
     """
 
-    def run(*values: Tensor) -> Tensor:
+    def run(*values: Tensor) -> Any:
         return run_in_turn(modules, *values)
 
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
@@ -29,7 +30,7 @@ def recomputed_in_backward(modules: Sequence[nn.Module], *inputs: Tensor) -> Ten
     return checkpoint(run, *inputs, use_reentrant=False, context_fn=contexts)
 
 
-def run_in_turn(modules: Sequence[nn.Module], *inputs: Tensor) -> Tensor:
+def run_in_turn(modules: Sequence[nn.Module], *inputs: Tensor) -> Any:
     """Output of the last module: the first takes all inputs, every other one what the one before gives."""
     first, *others = modules
     x = first(*inputs)

@@ -26,12 +26,13 @@ class DeepLabTwoHead(SegmentationNetwork):
         second_last, last = backbone.channels[-2:]
         self.layer5 = PyramidHead(second_last, spec.num_classes, options)
         self.layer6 = PyramidHead(last + second_last, spec.num_classes, options)
+        self.feature_channels = options.bottleneck_channels
 
-    def forward_normalized(self, x: Tensor) -> SegmentationOutput:
-        second_last, last = self.backbone_features(x)[-2:]
-        auxiliary_logits = self.run_head("layer5", second_last)
-        logits = self.run_head("layer6", torch.cat([last, second_last], dim=1))
-        return SegmentationOutput(logits, auxiliary_logits)
+    def decode(self, features: Sequence[Tensor]) -> SegmentationOutput:
+        second_last, last = features[-2:]
+        auxiliary_logits = self.run_head("layer5", second_last).logits
+        main = self.run_head("layer6", torch.cat([last, second_last], dim=1))
+        return SegmentationOutput(main.logits, auxiliary_logits, main.features)
 
 
 class DeepLabSummed(SegmentationNetwork):
@@ -50,9 +51,11 @@ class DeepLabSummed(SegmentationNetwork):
         self.head_name = head_name
         head = SummedHead(backbone.channels[-1], spec.num_classes, dilations, summed_branches)
         self.add_module(head_name, head)
+        self.feature_channels = backbone.channels[-1]
 
-    def forward_normalized(self, x: Tensor) -> SegmentationOutput:
-        return SegmentationOutput(self.run_head(self.head_name, self.backbone_features(x)[-1]))
+    def decode(self, features: Sequence[Tensor]) -> SegmentationOutput:
+        head = self.run_head(self.head_name, features[-1])
+        return SegmentationOutput(head.logits, features=head.features)
 
 
 class DeepLabV3Plus(SegmentationNetwork):
@@ -67,7 +70,8 @@ class DeepLabV3Plus(SegmentationNetwork):
         super().__init__(spec, backbone)
         low_channels = backbone.channels[self.low_stage]
         self.classifier = DecoderHead(backbone.channels[-1], low_channels, spec.num_classes, options)
+        self.feature_channels = options.head_channels
 
-    def forward_normalized(self, x: Tensor) -> SegmentationOutput:
-        features = self.backbone_features(x)
-        return SegmentationOutput(self.run_head("classifier", features[-1], features[self.low_stage]))
+    def decode(self, features: Sequence[Tensor]) -> SegmentationOutput:
+        head = self.run_head("classifier", features[-1], features[self.low_stage])
+        return SegmentationOutput(head.logits, features=head.features)

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from networks.daformer import DAFormer, DAFormerOptions
 from networks.deeplab import DeepLabSummed, DeepLabTwoHead, DeepLabV3Plus
 from networks.heads import DecoderOptions, HeadOptions
+from networks.mit import MIT_VARIANTS, mix_transformer
 from networks.mobilenet import mobilenet_v2
 from networks.normalization import freeze_normalization
 from networks.resnet import VARIANTS, resnet
@@ -24,6 +26,7 @@ BACKBONES = {
     "deeplab_vgg": ("vgg16",),
     "deeplab_v2": RESIDUAL_BACKBONES,
     "deeplab_v3plus": RESIDUAL_BACKBONES,
+    "daformer": tuple(MIT_VARIANTS),
 }
 NORM_STYLES = {
     "deeplab_two_head": ("bn", "in", "gn"),  # of the heads
@@ -51,6 +54,12 @@ DEFAULT_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "low_channels": 48,
         "dilations": [6, 12, 18],
         "output_stride": 8,
+    },
+    "daformer": {
+        "drop_rate": 0.1,
+        "drop_path_rate": 0.1,
+        "head_channels": 256,
+        "dilations": [6, 12, 18],
     },
 }
 # Name of the summed head among the network's children, which is that of the released files.
@@ -80,6 +89,9 @@ def _with_batch_norm(spec: NetworkSpec) -> SegmentationNetwork:
     if spec.architecture == "deeplab_v3plus":
         options.pop("norm_style")
         return DeepLabV3Plus(spec, backbone, DecoderOptions(**options))
+    if spec.architecture == "daformer":
+        options.pop("drop_path_rate")
+        return DAFormer(spec, backbone, DAFormerOptions(**options))
     return DeepLabSummed(
         spec,
         backbone,
@@ -133,8 +145,9 @@ def _check_norm_style(architecture: str, options: Mapping[str, Any]) -> None:
 def _check_values(options: Mapping[str, Any]) -> None:
     if options.get("output_stride", 8) not in (8, 16):
         raise UserError(f"output stride {options['output_stride']} is not built; use 8 or 16")
-    if not 0 <= options.get("drop_rate", 0.0) < 1:
-        raise UserError(f"drop rate {options['drop_rate']} must be at least 0 and below 1")
+    for name in ("drop_rate", "drop_path_rate"):
+        if not 0 <= options.get(name, 0.0) < 1:
+            raise UserError(f"{name.replace('_', ' ')} {options[name]} must be at least 0 and below 1")
     if min(options["dilations"], default=0) < 1:
         raise UserError(f"dilations {options['dilations']} must be one or more positive numbers")
     if not 1 <= options.get("summed_branches", 1) <= len(options["dilations"]):
@@ -158,6 +171,8 @@ def _check_known(what: str, name: str, known: Iterable[str]) -> None:
 def _backbone(spec: NetworkSpec) -> Backbone:
     if spec.backbone == "vgg16":
         return vgg16()
+    if spec.backbone in MIT_VARIANTS:
+        return mix_transformer(spec.backbone, drop_path_rate=spec.options["drop_path_rate"])
     output_stride = spec.options["output_stride"]
     if spec.backbone == "mobilenet_v2":
         return mobilenet_v2(output_stride=output_stride)

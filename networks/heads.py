@@ -9,6 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from networks.spec import HeadOutput
 from utils.errors import UserError
 from utils.maths import upsample
 
@@ -75,10 +76,10 @@ class PyramidHead(nn.Module):
         nn.init.normal_(classifier.weight, 0.0, CLASSIFIER_STD)
         self.head = nn.Sequential(nn.Dropout2d(options.drop_rate), classifier)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, h, w) -> logits (N, num_classes, h, w)."""
-        pyramid = torch.cat([branch(x) for branch in self.conv2d_list], dim=1)
-        return self.head(self.bottleneck(pyramid))
+    def forward(self, x: Tensor) -> HeadOutput:
+        """(N, in_channels, h, w) -> logits and features, (N, num_classes or bottleneck_channels, h, w)."""
+        features = self.bottleneck(torch.cat([branch(x) for branch in self.conv2d_list], dim=1))
+        return HeadOutput(self.head(features), features)
 
 
 class SummedHead(nn.Module):
@@ -98,12 +99,12 @@ class SummedHead(nn.Module):
             nn.init.normal_(convolution.weight, 0.0, SUMMED_STD)
             convolution.requires_grad_(index < summed)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, h, w) -> logits (N, num_classes, h, w)."""
+    def forward(self, x: Tensor) -> HeadOutput:
+        """(N, in_channels, h, w) -> logits (N, num_classes, h, w); the features are `x` itself."""
         logits = self.conv2d_list[0](x)
         for convolution in self.conv2d_list[1 : self.summed]:
             logits = logits + convolution(x)
-        return logits
+        return HeadOutput(logits, x)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +180,19 @@ class DecoderHead(nn.Module):
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
 
-    def forward(self, x: Tensor, low: Tensor) -> Tensor:
-        """(N, in_channels, h, w) and (N, low_channels, H, W) -> logits (N, num_classes, H, W)."""
+    def forward(self, x: Tensor, low: Tensor) -> HeadOutput:
+        """Logits (N, num_classes, H, W) and features (N, head_channels, H, W).
+
+        Args:
+            x: (N, in_channels, h, w) last features.
+            low: (N, low_channels, H, W) low-level features.
+        """
         self._check_global_statistics(x)
         pyramid = [branch(x) for branch in self.parallel_branches]
         pyramid.append(self.global_branch(x).expand(-1, -1, *x.shape[2:]))
         fused = upsample(self.bottleneck(torch.cat(pyramid, dim=1)), low.shape[2:])
-        return self.decoder(torch.cat([fused, self.shortcut(low)], dim=1))
+        features = self.decoder[:2](torch.cat([fused, self.shortcut(low)], dim=1))
+        return HeadOutput(self.decoder[2:](features), features)
 
     def _check_global_statistics(self, x: Tensor) -> None:
         """One image gives the global branch one value per channel, whose variance BatchNorm cannot take."""

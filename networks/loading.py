@@ -6,22 +6,21 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
 from networks.factory import build, complete
 from networks.normalization import frozen_layers
-from networks.published import identify, layout_of, unwrapped
+from networks.published import Which, identify, layout_of, unwrapped
 from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec, OptionValue
 from networks.weights import load_exactly
 from utils import snapshots
 from utils.errors import UserError
 
-Which = Literal["student", "teacher"]
 FREE_OPTIONS = frozenset(
-    {"drop_rate", "output_stride"}
+    {"drop_rate", "drop_path_rate", "output_stride"}
 )  # may change between a file and the network it starts
 
 
@@ -62,7 +61,8 @@ def load_network(
     """The network of a snapshot, a run folder (its `last`) or a published checkpoint.
 
     Args:
-        weights: which of a snapshot's networks; published checkpoints of this version hold a student only.
+        weights: which of the file's networks; published checkpoints other than DAFormer's and DIDA's hold a
+            student only.
         num_classes_expected: what the caller's class space needs.
         class_space: meaning of a published file's outputs where their number alone does not tell.
         spec_overrides: options that replace the stored ones without touching the weights, such as drop_rate.
@@ -85,7 +85,7 @@ def load_network(
 def load_weights(network: SegmentationNetwork, path: Path | str, *, weights: Which = "student") -> str:
     """Fills a whole network from a file as `load_network` reads; says what was loaded.
 
-    Drop rate and output stride are the network's own; everything else must be what the file was trained with.
+    Drop rates and output stride are the network's own; everything else must be as the file was trained.
 
     Raises:
         UserError: as `load_network`, or the file holds another architecture, backbone, class space or option.
@@ -114,9 +114,7 @@ def _read(path: Path, weights: Which, class_space: str | None) -> _Content:
     content = snapshots.read(file)
     if snapshots.is_snapshot(content):
         return _read_snapshot(file, content, weights, class_space)
-    if weights != "student":
-        raise UserError(f"{file} is no snapshot of ours and holds no {weights}; use --weights student")
-    return _read_published(file, content, class_space)
+    return _read_published(file, content, weights, class_space)
 
 
 def _read_snapshot(
@@ -124,7 +122,8 @@ def _read_snapshot(
 ) -> _Content:
     state = content.get("weights" if weights == "student" else "teacher")
     if not isinstance(state, Mapping):
-        raise UserError(f"{file} holds no {weights} weights")
+        other = "; it was trained without one: use its student" if weights == "teacher" else ""
+        raise UserError(f"{file} holds no {weights} weights{other}")
     spec = NetworkSpec.from_dict(content["network"])
     if class_space not in (None, spec.class_space):
         raise UserError(f"{file} was trained on class space {spec.class_space}, not on {class_space}")
@@ -132,8 +131,11 @@ def _read_snapshot(
     return _Content(file, spec, snapshots.clean_keys(state), content.get("iteration"), evaluation, "segadapt")
 
 
-def _read_published(file: Path, content: Mapping[str, Any], class_space: str | None) -> _Content:
-    spec, state = identify(content, file, opts_path=file.with_name("opts.yaml"), class_space=class_space)
+def _read_published(
+    file: Path, content: Mapping[str, Any], weights: Which, class_space: str | None
+) -> _Content:
+    opts = file.with_name("opts.yaml")
+    spec, state = identify(content, file, weights=weights, opts_path=opts, class_space=class_space)
     layout = layout_of(unwrapped(content))
     assert layout is not None, "identify() refuses unknown layouts"
     evaluation = {"protocol": layout.protocol} if layout.protocol else {}
@@ -141,7 +143,8 @@ def _read_published(file: Path, content: Mapping[str, Any], class_space: str | N
 
 
 def _published_iteration(file: Path, content: Mapping[str, Any]) -> int | None:
-    stored = content.get("iteration")
+    meta = content.get("meta")
+    stored = meta.get("iter") if isinstance(meta, Mapping) else content.get("iteration")
     if isinstance(stored, int):
         return stored
     number = re.search(r"_(?:iter)?(\d+)$", file.stem)  # GTA5_25000.pth, model_iter040000.pth

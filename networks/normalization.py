@@ -66,6 +66,11 @@ class InputNormalization(nn.Module):
             x = x * self.factor
         return x.to(self.reference.dtype)
 
+    def neutral_color(self) -> Tensor:
+        """(1, 3, 1, 1) RGB in [0, 255] that becomes 0, the mean colour, in the module's type and device."""
+        color = self.offset.flip(1) if self.order == "bgr" else self.offset
+        return color.to(self.reference.dtype)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> InputNormalization:
         """Follows .to() and .double() with constants computed anew, so that float64 has all their digits."""
         super()._apply(fn, recurse)
@@ -235,6 +240,15 @@ def tracks_statistics(network: nn.Module) -> bool:
         and not isinstance(layer, FrozenBatchNorm2d)
         and layer.track_running_stats
         for layer in network.modules()
+    )
+
+
+def mixes_images(network: SegmentationNetwork) -> bool:
+    """Whether the backbone treats an image differently in training when others are in its batch."""
+    return any(
+        isinstance(layer, nn.BatchNorm2d | nn.SyncBatchNorm) and not isinstance(layer, FrozenBatchNorm2d)
+        for name, layer in network.named_modules()
+        if network.is_backbone(name)
     )
 
 

@@ -7,12 +7,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from networks.factory import build
+from networks.mit_files import BEGINNINGS, backbone_in
 from networks.spec import NetworkSpec
 from networks.weights import COUNTER, check_entries, expected_shapes, has_any
 from utils.class_spaces import CLASS_SPACES
@@ -22,6 +23,7 @@ from utils.snapshots import clean_keys
 logger = logging.getLogger(__name__)
 
 Names = frozenset[str]
+Which = Literal["student", "teacher"]
 USUAL_CLASS_SPACE = {19: "cityscapes19", 16: "synthia16", 9: "robotcar9"}  # of the published generators
 ORIGINAL_MODELS = {
     "DeepLab": "mrnet",
@@ -65,18 +67,13 @@ LAYOUTS = (
         "daformer",
         "a DAFormer or DIDA checkpoint",
         lambda names: has_any(names, "model.decode_head.", "ema_model.", "imnet_model.", "decode_head."),
-        NOT_YET,
+        protocol="daformer-cityscapes",
     ),
     Layout(
         "mit",
         "a Mix Transformer (MiT) ImageNet file",
-        lambda names: has_any(
-            names,
-            *("patch_embed1.", "backbone.patch_embed1."),
-            *("encoder.patch_embeddings.", "segformer.encoder.patch_embeddings."),
-            *("layers.0.0.projection.", "backbone.layers.0.0.projection."),
-        ),
-        NOT_YET,
+        lambda names: has_any(names, *BEGINNINGS),
+        _init_refusal("PATH with --backbone mit_b0 to mit_b5"),
     ),
     Layout(
         "mrnet_discriminator",
@@ -122,6 +119,7 @@ _RIPU_HEADS = {  # an entry with one row per class: architecture
     "classifier.conv2d_list.0.weight": "deeplab_v2",
     "classifier.decoder.3.weight": "deeplab_v3plus",
 }
+_DAFORMER_PARTS = {"student": "model.", "teacher": "ema_model."}  # in a training checkpoint
 _SINGLE_HEAD = {  # layout: architecture, backbone, an entry with one row per class
     "deeplab_oracle": ("deeplab_oracle", "resnet101_caffe", "layer5.conv2d_list.0.weight"),
     "deeplab_vgg": ("deeplab_vgg", "vgg16", "classifier.conv2d_list.0.weight"),
@@ -132,6 +130,7 @@ def identify(
     state_dict: Mapping[str, Any],
     path: Path | None = None,
     *,
+    weights: Which = "student",
     opts_path: Path | None = None,
     class_space: str | None = None,
 ) -> tuple[NetworkSpec, dict[str, Tensor]]:
@@ -139,14 +138,15 @@ def identify(
 
     Args:
         state_dict: content of the file, with or without `module.` in front of every name. RIPU's and DWACA's
-            hold two state dictionaries, whose optimisers are ignored.
+            hold two state dictionaries, DAFormer's and DIDA's three networks; optimisers are ignored.
         path: the file, for messages.
+        weights: which network of a DAFormer or DIDA checkpoint; all others hold a student only.
         opts_path: the options file that the MRNet authors' training wrote beside it, if there is one.
         class_space: what the network's outputs mean, where their number alone does not tell.
 
     Raises:
         UserError: unknown layout, one that is no segmentation network or cannot be read yet, a partial match
-            (names the first entries), options that contradict the weights.
+            (names the first entries), options that contradict the weights, no teacher where one is asked for.
     """
     what = str(path) if path is not None else "this file"
     names = unwrapped(state_dict)
@@ -154,10 +154,14 @@ def identify(
     if layout is None:
         raise UserError(
             f"{what} has an unknown layout (its first entries: {', '.join(list(names)[:3])}); known are "
-            "SegAdapt snapshots, the generators of MRNet / Rectifying, and RIPU's and DWACA's checkpoints"
+            "SegAdapt snapshots and the checkpoints of MRNet / Rectifying, RIPU, DWACA, DAFormer and DIDA"
         )
     if layout.refusal:
         raise UserError(f"{what} is {layout.title}: {layout.refusal}")
+    if layout.name == "daformer":
+        names = _daformer_entries(names, layout, what, weights)
+    elif weights != "student":
+        raise UserError(f"{what} is {layout.title} and holds no {weights}; use --weights student")
     if layout.name == "ripu":
         names = _ripu_entries(names, layout, what)
     opts = read_opts(opts_path) if opts_path is not None and opts_path.is_file() else {}
@@ -215,6 +219,8 @@ def _spec(
         return NetworkSpec("deeplab_two_head", "resnet101_caffe", num_classes, space, options)
     if layout.name == "ripu":
         return _ripu_spec(state, layout, what, class_space)
+    if layout.name == "daformer":
+        return _daformer_spec(state, layout, what, class_space)
     architecture, backbone, entry = _SINGLE_HEAD[layout.name]
     num_classes = _rows(state, entry, layout, what)
     return NetworkSpec(architecture, backbone, num_classes, _class_space(num_classes, class_space, what))
@@ -255,6 +261,37 @@ def _ripu_spec(state: Mapping[str, Any], layout: Layout, what: str, class_space:
         _class_space(num_classes, class_space, what),
         {"norm_style": norm_style},
     )
+
+
+def _daformer_entries(
+    content: Mapping[str, Any], layout: Layout, what: str, weights: Which
+) -> dict[str, Any]:
+    """The entries of one network, by the plain segmentor's names, which are ours."""
+    prefix = _DAFORMER_PARTS[weights]
+    entries = {name.removeprefix(prefix): v for name, v in content.items() if name.startswith(prefix)}
+    if entries:
+        return entries
+    present = [which for which, beginning in _DAFORMER_PARTS.items() if has_any(content, beginning)]
+    if not present and not has_any(content, "imnet_model."):
+        if weights == "student":
+            return dict(content)  # a plain segmentor
+        present = ["student"]
+    remedy = f"use --weights {present[0]}" if present else "give another checkpoint"
+    raise UserError(f"{what} is {layout.title} and holds no {weights} ({prefix}*); {remedy}")
+
+
+def _daformer_spec(
+    state: Mapping[str, Any], layout: Layout, what: str, class_space: str | None
+) -> NetworkSpec:
+    num_classes = _rows(state, "decode_head.conv_seg.weight", layout, what)
+    backbone = backbone_in(state)
+    if backbone is None:
+        raise UserError(
+            f"{what} looks like {layout.title}, but its backbone has the channels and blocks of none of the "
+            "Mix Transformers mit_b0 to mit_b5"
+        )
+    space = _class_space(num_classes, class_space, what)
+    return NetworkSpec("daformer", backbone, num_classes, space)
 
 
 def _rows(state: Mapping[str, Any], name: str, layout: Layout, what: str) -> int:

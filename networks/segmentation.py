@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from networks.checkpointing import recomputed_in_backward, run_in_turn
 from networks.normalization import InputNormalization
-from networks.spec import NetworkSpec, SegmentationOutput
+from networks.spec import HeadOutput, NetworkSpec, SegmentationOutput
 
 Unit = tuple[
     str, ...
@@ -37,6 +38,7 @@ class SegmentationNetwork(nn.Module):
     """Images in, logits at network stride out; the first layer brings images to what the weights expect."""
 
     has_auxiliary_head = False
+    feature_channels: int  # of SegmentationOutput.features
 
     def __init__(self, spec: NetworkSpec, backbone: Backbone) -> None:
         super().__init__()
@@ -54,6 +56,14 @@ class SegmentationNetwork(nn.Module):
 
     def forward_normalized(self, x: Tensor) -> SegmentationOutput:
         """Logits of what `self.normalize` returns: (N, 3, H, W) floating."""
+        return self.decode(self.backbone_features(x))
+
+    def encode(self, images: Tensor) -> list[Tensor]:
+        """Output of every backbone stage, first to last, for RGB images as `forward` takes them."""
+        return self.backbone_features(self.normalize(images))
+
+    def decode(self, features: Sequence[Tensor]) -> SegmentationOutput:
+        """What the heads make of the output of `encode` or `backbone_features`, or of a part of its batch."""
         raise NotImplementedError
 
     def backbone_features(self, x: Tensor) -> list[Tensor]:
@@ -65,8 +75,8 @@ class SegmentationNetwork(nn.Module):
             outputs.append(x)
         return outputs
 
-    def run_head(self, name: str, *features: Tensor) -> Tensor:
-        """Logits of the head registered under `name`, which takes these features."""
+    def run_head(self, name: str, *features: Tensor) -> HeadOutput:
+        """Output of the head registered under `name`, which takes these features."""
         return self._run_unit((name,), *features)
 
     def is_backbone(self, name: str) -> bool:
@@ -82,13 +92,13 @@ class SegmentationNetwork(nn.Module):
         return [(name, value) for name, value in self.named_parameters() if not self.is_backbone(name)]
 
     def enable_activation_checkpointing(self) -> None:
-        """From now on stores only the inputs of residual blocks and heads; the backward recomputes the rest.
+        """From now on stores only the inputs of backbone blocks and heads; the backward recomputes the rest.
 
         Gradients and BatchNorm buffers are those of the plain network.
         """
         self.activation_checkpointing = True
 
-    def _run_unit(self, unit: Unit, *inputs: Tensor) -> Tensor:
+    def _run_unit(self, unit: Unit, *inputs: Tensor) -> Any:
         modules = [self.get_submodule(path) for path in unit]
         if self.activation_checkpointing and torch.is_grad_enabled():
             return recomputed_in_backward(modules, *inputs)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -48,11 +48,22 @@ class NetworkSpec:
         return cls(**{name: values[name] for name in _FIELDS})
 
 
+class HeadOutput(NamedTuple):
+    """What a head makes of backbone features.
+
+    logits: (N, num_classes, h, w). features: (N, D, h, w) input of the classifier, before its dropout.
+    """
+
+    logits: Tensor
+    features: Tensor
+
+
 @dataclass(slots=True)
 class SegmentationOutput:
     """Maps at network stride; callers upsample.
 
-    logits and auxiliary_logits: (N, num_classes, h, w). features: (N, channels, h, w), if a method has them.
+    logits and auxiliary_logits: (N, num_classes, h, w). features: (N, D, h, w) input of the (main) head's
+    classifier before its dropout; every network of ours gives them.
     """
 
     logits: Tensor

@@ -3,6 +3,9 @@ checkpoints in those of the originals."""
 
 from __future__ import annotations
 
+import re
+from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,3 +122,101 @@ def ripu_checkpoint(architecture: str, num_classes: int) -> dict[str, Any]:
             parts["classifier"][f"module.{name.removeprefix('classifier.')}"] = value
     momentum = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}
     return {"iteration": 39_000, **parts, "optimizer_fea": momentum, "optimizer_cls": momentum}
+
+
+def daformer_checkpoint(backbone: str, num_classes: int = 19, *, prefix: str = "") -> dict[str, Any]:
+    """As DAFormer's and DIDA's training write it; the three networks have other weights each."""
+    spec = NetworkSpec("daformer", backbone, num_classes, "any")
+    entries: OrderedDict[str, Tensor] = OrderedDict()
+    for seed, part in enumerate(("model", "ema_model", "imnet_model")):
+        torch.manual_seed(seed)
+        for name, value in build(spec).state_dict().items():
+            entries[f"{prefix}{part}.{name}"] = value
+    meta = {
+        **{"mmseg_version": "0.16.0+abc", "mmcv_version": "1.4.0", "config": "seed = 0\n", "env_info": "sys"},
+        **{"CLASSES": ("road", "sidewalk"), "PALETTE": [[128, 64, 128], [244, 35, 232]]},
+        **{"seed": 0, "exp_name": "x.py", "epoch": 1, "iter": 40_000, "time": "Tue", "hook_msgs": {}},
+    }
+    moments = {"step": 7, "exp_avg": torch.zeros(3), "exp_avg_sq": torch.zeros(3)}
+    groups = [{"lr": 6e-5, "betas": (0.9, 0.999), "eps": 1e-8, "weight_decay": 0.01, "params": [0]}]
+    return {
+        "meta": meta,
+        "state_dict": entries,
+        "optimizer": {"state": {0: moments}, "param_groups": groups},
+    }
+
+
+def mit_imagenet_files(entries: Mapping[str, Tensor]) -> dict[str, dict[str, Any]]:
+    """The three published layouts of one Mix Transformer's ImageNet file, each with its classifier.
+
+    Args:
+        entries: the backbone by NVlabs' names, without prefix.
+    """
+    head = {"weight": torch.zeros(1000, 256), "bias": torch.zeros(1000)}
+    mmseg: dict[str, Tensor] = {}
+    hugging_face: dict[str, Tensor] = {}
+    for name, value in entries.items():
+        part, stage, rest = re.fullmatch(r"(patch_embed|block|norm)(\d)\.(.+)", name).groups()
+        index = int(stage) - 1
+        mmseg |= _mmseg_entries(part, index, rest, value, entries)
+        hugging_face |= _hugging_face_entries(part, index, rest, value)
+    return {
+        "nvlabs": {**entries, **{f"head.{kind}": value for kind, value in head.items()}},
+        "mmsegmentation": {"state_dict": mmseg, "meta": {}},
+        "hugging_face": {
+            **{f"segformer.encoder.{name}": value for name, value in hugging_face.items()},
+            **{f"classifier.{kind}": value for kind, value in head.items()},
+        },
+    }
+
+
+def _mmseg_entries(
+    part: str, index: int, rest: str, value: Tensor, entries: Mapping[str, Tensor]
+) -> dict[str, Tensor]:
+    if part == "patch_embed":
+        return {f"layers.{index}.0.{rest.replace('proj.', 'projection.')}": value}
+    if part == "norm":
+        return {f"layers.{index}.2.{rest}": value}
+    block, module = rest.split(".", 1)
+    beginning = f"layers.{index}.1.{block}."
+    kind = module.rsplit(".", 1)[1]
+    if module.startswith("attn.kv."):
+        return {}  # stacked with the query
+    if module.startswith("attn.q."):
+        key_value = entries[f"block{index + 1}.{block}.attn.kv.{kind}"]
+        return {f"{beginning}attn.attn.in_proj_{kind}": torch.cat([value, key_value])}
+    names = {
+        "attn.proj": "attn.attn.out_proj",
+        "mlp.fc1": "ffn.layers.0",
+        "mlp.dwconv.dwconv": "ffn.layers.1",
+        "mlp.fc2": "ffn.layers.4",
+    }
+    path = module.rsplit(".", 1)[0]
+    if path in ("mlp.fc1", "mlp.fc2") and kind == "weight":
+        value = value[:, :, None, None]
+    return {f"{beginning}{names.get(path, path)}.{kind}": value}
+
+
+def _hugging_face_entries(part: str, index: int, rest: str, value: Tensor) -> dict[str, Tensor]:
+    if part == "patch_embed":
+        return {f"patch_embeddings.{index}.{rest.replace('norm.', 'layer_norm.')}": value}
+    if part == "norm":
+        return {f"layer_norm.{index}.{rest}": value}
+    block, module = rest.split(".", 1)
+    path, kind = module.rsplit(".", 1)
+    beginning = f"block.{index}.{block}."
+    if path == "attn.kv":
+        key, content = value.chunk(2)
+        self_attention = f"{beginning}attention.self"
+        return {f"{self_attention}.key.{kind}": key, f"{self_attention}.value.{kind}": content}
+    names = {
+        "norm1": "layer_norm_1",
+        "norm2": "layer_norm_2",
+        "attn.q": "attention.self.query",
+        "attn.sr": "attention.self.sr",
+        "attn.norm": "attention.self.layer_norm",
+        "attn.proj": "attention.output.dense",
+        "mlp.fc1": "mlp.dense1",
+        "mlp.fc2": "mlp.dense2",
+    }
+    return {f"{beginning}{names.get(path, path)}.{kind}": value}

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -112,6 +113,11 @@ class Trainer:
     def set_mode(self, iteration: int) -> None:
         """Puts the network into the mode in which it trains at a 0-based iteration."""
         self.network.train()
+
+    def pictures(self, batches: Batches) -> Mapping[str, np.ndarray]:
+        """(H, W, 3) uint8 pictures of the newest iteration by name; may leave the network in evaluation
+        mode."""
+        return training_pictures(self.network, batches)
 
     def rebuild_streams(self) -> Mapping[str, SampleStream]:
         """The streams to go on with after an event that says so, and after a snapshot was loaded.
@@ -297,7 +303,7 @@ class Trainer:
         if not every or (self.iteration % every and not self._at_end()):
             return
         if self.world.is_main and self.run is not None:
-            for name, picture in training_pictures(self.network, self._batches[-1]).items():
+            for name, picture in self.pictures(self._batches[-1]).items():
                 self.run.log.picture(self.iteration, name, picture)
         self.network.train()
 

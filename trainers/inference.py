@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,17 +33,22 @@ Result = TypeVar("Result")
 
 @dataclass(frozen=True, slots=True)
 class Pass:
-    """Raw logits of one forward, (N, C, h, w) at network stride; `flipped`: the image went in mirrored."""
+    """Raw logits of one forward, (N, C, h, w) at network stride, or at the input's size if it saw windows.
+
+    `flipped`: the image went in mirrored. `input_size`: (W, H) that went in; needed for "logits_twice" only.
+    """
 
     main: Tensor
     auxiliary: Tensor | None = None
     flipped: bool = False
+    input_size: Size | None = None
 
     def upright(self) -> Pass:
         """The same logits in the image's own orientation."""
         if not self.flipped:
             return self
-        return Pass(self.main.flip(-1), None if self.auxiliary is None else self.auxiliary.flip(-1))
+        auxiliary = None if self.auxiliary is None else self.auxiliary.flip(-1)
+        return dataclasses.replace(self, main=self.main.flip(-1), auxiliary=auxiliary, flipped=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,9 +101,11 @@ def fused_probability(
     *,
     auxiliary_weight: float = 0.5,
     upsampled: Upsampled = "probabilities",
+    align_corners: bool = True,
 ) -> Tensor:
     """Sum of the passes' probabilities at (W, H) `size`, as `Protocol` says: (N, C, H, W) in [0, passes]."""
-    return torch.cat([band for _, band in _bands(passes, size, auxiliary_weight, upsampled)], dim=2)
+    bands = _bands(passes, size, auxiliary_weight, upsampled, align_corners)
+    return torch.cat([band for _, band in bands], dim=2)
 
 
 def fuse(
@@ -106,6 +114,7 @@ def fuse(
     *,
     auxiliary_weight: float = 0.5,
     upsampled: Upsampled = "probabilities",
+    align_corners: bool = True,
 ) -> tuple[Tensor, Tensor]:
     """Most probable class and its summed probability at (W, H) `size`.
 
@@ -118,26 +127,35 @@ def fuse(
     main, (width, height) = passes[0].main, size
     label = torch.empty((len(main), height, width), dtype=torch.uint8, device=main.device)
     confidence = torch.empty(label.shape, dtype=maths.at_least_float32(main[:0]).dtype, device=main.device)
-    for rows, band in _bands(passes, size, auxiliary_weight, upsampled):
+    for rows, band in _bands(passes, size, auxiliary_weight, upsampled, align_corners):
         confidence[:, rows], best = band.max(dim=1)
         label[:, rows] = best.to(torch.uint8)
     return label, confidence
 
 
 def _bands(
-    passes: Sequence[Pass], size: Size, auxiliary_weight: float, upsampled: Upsampled
+    passes: Sequence[Pass], size: Size, auxiliary_weight: float, upsampled: Upsampled, align_corners: bool
 ) -> Iterator[tuple[slice, Tensor]]:
     """Consecutive rows of the sum of all passes' probabilities: (rows, (N, C, number of rows, W))."""
     parts: list[Callable[[slice], Tensor]]
     if upsampled == "probabilities":
         maps = sum_by_size(passes, auxiliary_weight)
-        parts = [partial(maths.upsampled_rows, values, size) for values in maps]
+        parts = [partial(maths.upsampled_rows, values, size, align_corners=align_corners) for values in maps]
     else:
+        twice = upsampled == "logits_twice"
         maps = [pass_logits(one, auxiliary_weight) for one in passes]
         parts = [
-            partial(_probability_rows, values, size, mirrored=one.flipped)
+            partial(
+                _probability_rows,
+                values,
+                size,
+                through=one.input_size if twice else None,
+                align_corners=align_corners,
+                mirrored=one.flipped,
+            )
             for values, one in zip(maps, passes, strict=True)
         ]
+        assert not twice or all(one.input_size is not None for one in passes)
     per_row = maps[0].shape[0] * maps[0].shape[1] * size[0]
     for rows in maths.row_bands(size[1], per_row, maps[0].device):
         total = parts[0](rows)
@@ -146,9 +164,19 @@ def _bands(
         yield rows, total
 
 
-def _probability_rows(logits: Tensor, size: Size, rows: slice, *, mirrored: bool) -> Tensor:
+def _probability_rows(
+    logits: Tensor,
+    size: Size,
+    rows: slice,
+    *,
+    through: Size | None,
+    align_corners: bool,
+    mirrored: bool,
+) -> Tensor:
     """Rows of the softmax of the upsampled logits, mirrored back after it."""
-    band = maths.softmax(maths.upsampled_rows(logits, size, rows))
+    band = maths.softmax(
+        maths.upsampled_rows(logits, size, rows, through=through, align_corners=align_corners)
+    )
     return band.flip(-1) if mirrored else band
 
 
@@ -245,6 +273,7 @@ class Predictor:
                 self.protocol.output_size or output_size or prepared.size,
                 auxiliary_weight=self.protocol.auxiliary_weight,
                 upsampled=self.protocol.upsampled,
+                align_corners=self.protocol.align_corners,
             )
         return Prediction(label[0], confidence[0], tuple(passes))
 
@@ -253,13 +282,43 @@ class Predictor:
         images = image[None].to(self.device)
         if self.protocol.flip:
             images = torch.cat([images, images.flip(-1)])
-        with contextlib.nullcontext() if self.precision is None else self.precision.autocast():
-            output = self.network(images)
-        logits, auxiliary = output.logits, output.auxiliary_logits
+        heads = self._logits(images)
+        size = (image.shape[2], image.shape[1])
         return [
-            Pass(logits[i : i + 1], None if auxiliary is None else auxiliary[i : i + 1], flipped=i == 1)
+            Pass(*(logits[i : i + 1] for logits in heads), flipped=i == 1, input_size=size)
             for i in range(len(images))
         ]
+
+    def _logits(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Logits of each head, main first, for (N, 3, h, w): at network stride, or the mean over windows."""
+        height, width = images.shape[-2:]
+        windows = self.protocol.windows((width, height))
+        if not windows:
+            return self._run(images)
+        sums: list[Tensor] = []
+        count = torch.zeros((height, width), device=images.device)
+        for rows, columns in windows:
+            window = images[..., rows, columns]
+            heads = [
+                maths.upsample(
+                    maths.at_least_float32(low),
+                    tuple(window.shape[-2:]),
+                    align_corners=self.protocol.align_corners,
+                )
+                for low in self._run(window)
+            ]
+            sums = sums or [head.new_zeros((*head.shape[:2], height, width)) for head in heads]
+            for total, head in zip(sums, heads, strict=True):
+                total[..., rows, columns] += head
+            count[rows, columns] += 1
+        return tuple(total.div_(count) for total in sums)
+
+    def _run(self, images: Tensor) -> tuple[Tensor, ...]:
+        """One forward: the logits of each head at network stride."""
+        with contextlib.nullcontext() if self.precision is None else self.precision.autocast():
+            output = self.network(images)
+        heads = (output.logits, output.auxiliary_logits)
+        return tuple(logits for logits in heads if logits is not None)
 
 
 def prefetch(load: Callable[[Item], Result], items: Sequence[Item], workers: int) -> Iterator[Result]:

@@ -32,7 +32,31 @@ def add_inference_arguments(parser: Parser) -> None:
         help="width,height in pixels that scale 1 of the protocol stands for (default: the protocol's, else "
         "the target input size of the training run, else each image's own)",
     )
-    add("--weights", choices=("student", "teacher"), default="student", help="which network of a snapshot")
+    add(
+        "--aug-test",
+        action="store_true",
+        help="scales 0.5, 0.75, 1, 1.25, 1.5 and 1.75, each also mirrored, mean of the probabilities; "
+        "takes the place of the scales and flip of any protocol",
+    )
+    add(
+        "--window",
+        type=size_wh,
+        metavar="W,H",
+        help="width,height in pixels of the pieces of an input that the network sees one at a time, their "
+        "logits averaged where they overlap (default: the protocol's, else the whole input at once)",
+    )
+    add(
+        "--stride",
+        type=size_wh,
+        metavar="W,H",
+        help="pixels from one window to the next, across and down (default: two thirds of --window)",
+    )
+    add(
+        "--weights",
+        choices=("student", "teacher"),
+        default="student",
+        help="which network of a snapshot, or of a published checkpoint that holds both",
+    )
     add("--precision", choices=("auto", "fp32", "bf16", "fp16"), default="fp32", help="autocast type")
 
 
@@ -61,13 +85,17 @@ def open_snapshot(
         class_space: what its outputs must mean; None: what the file says.
 
     Raises:
-        UserError: as `load_network`; an unknown protocol.
+        UserError: as `load_network`; an unknown protocol; a stride without a window or with gaps.
     """
     file = snapshots.resolve(path)
     loaded = load_network(file, weights=args.weights, class_space=class_space)
     protocol = choose_protocol(
         args.protocol, evaluation=loaded.evaluation, target=target, base_size=args.base_size
     )
+    if args.aug_test:
+        protocol = protocol.with_aug_test()
+    if args.window or args.stride:
+        protocol = protocol.with_window(args.window, args.stride)
     return Snapshot(path, file, loaded, protocol)
 
 

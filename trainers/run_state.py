@@ -81,7 +81,7 @@ def check_contents(streams: Mapping[str, SampleStream], before: Mapping[str, str
         known = before.get(name, "")
         if known and stream.fingerprint and known != stream.fingerprint:
             raise UserError(
-                f"stream {name} reads other images or labels than this run did before; now it reads "
+                f"stream {name} reads or draws other images or labels than this run did before; now it reads "
                 f"{stream.description}. Give the run's own data again, or another --snapshot-dir",
                 everywhere=True,
             )

@@ -76,7 +76,8 @@ def build_network(args: Arguments, space: ClassSpace, world: World) -> Segmentat
     elif holds_backbone_only(args.restore_from):
         logger.info("%s", load_backbone(network, str(args.restore_from)))
     else:
-        logger.info("%s", load_weights(network, args.restore_from))
+        weights = getattr(args, "restore_weights", "student")
+        logger.info("%s", load_weights(network, args.restore_from, weights=weights))
     if args.activation_checkpointing:
         network.enable_activation_checkpointing()
     network.to(world.device)

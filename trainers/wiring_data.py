@@ -17,6 +17,7 @@ from data_loaders.checking import check_first_labels
 from data_loaders.dataset import LabelReader, SegmentationDataset
 from data_loaders.description import DatasetDescription, load_description
 from data_loaders.discovery import FileList, NothingFoundError, find_files
+from data_loaders.rare_classes import RareClassSamples
 from data_loaders.streams import SampleStream
 from data_loaders.transforms import TrainingTransform
 from trainers.label_checks import PseudoLabels, check_pseudo_labels, check_threshold
@@ -32,6 +33,16 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 Arguments = argparse.Namespace
+StreamedData = SegmentationDataset | RareClassSamples
+
+
+@dataclass(frozen=True, slots=True)
+class DrawnBy:
+    """What the draws of a stream depend on beside its files: a digest that a continued run compares, and in
+    words what it is."""
+
+    digest: str
+    words: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +81,7 @@ def find_domains(
     described_target = load_description(args.target)
     space = class_space(args.classes or described_target.default_class_space)
     check_num_classes(args, space.num_classes)
-    source_files = _source_files(args, space) if source else None
+    source_files = find_source(args, space) if source else None
     target_files = None
     if target:
         target_files = _target_files(args, described_target, space, labels=target_labels)
@@ -121,7 +132,12 @@ def _target_files(
     return files
 
 
-def _source_files(args: Arguments, space: ClassSpace) -> FileList:
+def find_source(args: Arguments, space: ClassSpace) -> FileList:
+    """The labelled source images, of which the first labels are looked at.
+
+    Raises:
+        UserError: a folder, list or label is not what it should be.
+    """
     files = find_files(
         load_description(args.source),
         split=args.source_split,
@@ -142,7 +158,9 @@ def _evaluation_files(args: Arguments, description: DatasetDescription, space: C
     Raises:
         UserError: there are some but not as they should be, or there are none although they are asked for.
     """
-    asked = {"evaluation_root", "evaluation_list", "evaluation_split", "evaluate_every"} & args.given
+    asked = {"evaluation_root", "evaluation_list", "evaluation_split"} & args.given
+    if args.evaluate_every > 0:
+        asked |= {"evaluate_every"} & args.given
     try:
         if not asked and args.evaluation_split not in description.splits:
             raise NothingFoundError(f"{description.name} has no split {args.evaluation_split!r}")
@@ -156,6 +174,11 @@ def _evaluation_files(args: Arguments, description: DatasetDescription, space: C
             strict=args.strict,
         )
     except NothingFoundError as error:
+        if asked == {"evaluate_every"}:
+            raise NothingFoundError(
+                f"{error} (--evaluate-every {args.evaluate_every} scores them; --evaluate-every 0 trains "
+                "without)"
+            ) from None
         if asked:
             raise
         logger.info("no evaluation during training: %s", error)
@@ -265,18 +288,20 @@ def stage_two_needs_target(args: Arguments, settings: MemorySettings) -> bool:
 def sample_streams(
     args: Arguments,
     world: World,
-    datasets: Mapping[str, SegmentationDataset],
+    datasets: Mapping[str, StreamedData],
     *,
     pseudo_labels: Mapping[str, PseudoLabels] | None = None,
     orders: Mapping[str, ListedOrder | None] | None = None,
+    drawn_by: Mapping[str, DrawnBy | None] | None = None,
 ) -> dict[str, SampleStream]:
     """One endless stream per data set, all with the global batch.
 
     Args:
         pseudo_labels: by stream; they count for what a continued run compares.
         orders: by stream, where images are not drawn in shuffled order.
+        drawn_by: by stream, where more than that decides what is drawn.
     """
-    orders = orders or {}
+    orders, drawn_by = orders or {}, drawn_by or {}
     logger.info("%s", batch_line(args, world))
     pseudo_labels = pseudo_labels or {}
     return {
@@ -291,17 +316,21 @@ def sample_streams(
             accumulation=args.accumulation,
             num_workers=args.num_workers,
             pin_memory=world.device.type == "cuda",
-            fingerprint=_fingerprint(dataset, pseudo_labels.get(name), orders.get(name)),
-            description=_description(dataset, pseudo_labels.get(name)),
+            fingerprint=_fingerprint(dataset, pseudo_labels.get(name), orders.get(name), drawn_by.get(name)),
+            description=_description(dataset, pseudo_labels.get(name), drawn_by.get(name)),
         )
         for name, dataset in datasets.items()
     }
 
 
-def _fingerprint(dataset: SegmentationDataset, labels: PseudoLabels | None, order: ListedOrder | None) -> str:
-    """16 hexadecimal digits that change with the names of images and label files, their order, and the
-    pseudo labels; not with the folder they lie in."""
+def _fingerprint(
+    dataset: StreamedData, labels: PseudoLabels | None, order: ListedOrder | None, drawn_by: DrawnBy | None
+) -> str:
+    """16 hexadecimal digits that change with the names of images and label files, their order, the pseudo
+    labels and what else decides the draws; not with the folder they lie in."""
     digest = hashlib.sha256(b"" if labels is None else labels.fingerprint.encode())
+    if drawn_by is not None:
+        digest.update(drawn_by.digest.encode())
     if order is not None:
         digest.update(np.asarray(order.indices, np.int64).tobytes())
     for item in dataset.items:
@@ -309,6 +338,8 @@ def _fingerprint(dataset: SegmentationDataset, labels: PseudoLabels | None, orde
     return digest.hexdigest()[:16]
 
 
-def _description(dataset: SegmentationDataset, labels: PseudoLabels | None) -> str:
+def _description(dataset: StreamedData, labels: PseudoLabels | None, drawn_by: DrawnBy | None) -> str:
     images = f"{len(dataset.items)} images, the first {dataset.items[0].image}"
+    if drawn_by is not None:
+        images = f"{images}, {drawn_by.words}"
     return images if labels is None else f"{images}, with the pseudo labels in {labels.folder}"

@@ -28,13 +28,14 @@ class ClassSpace:
     """The classes of a network's output, in the order of its train ids.
 
     `palette` holds one RGB colour per class; `subsets` names groups of train ids over which a second mean is
-    reported.
+    reported; `things` are the train ids of countable objects, such as cars, unlike roads or sky.
     """
 
     name: str
     class_names: tuple[str, ...]
     palette: tuple[Color, ...]
     subsets: Mapping[str, tuple[int, ...]] = field(default_factory=lambda: MappingProxyType({}), hash=False)
+    things: tuple[int, ...] = ()
 
     @property
     def num_classes(self) -> int:
@@ -43,7 +44,7 @@ class ClassSpace:
 
     def __reduce__(self) -> tuple[type, tuple[object, ...]]:
         # A read-only mapping cannot be pickled, and loader workers get the description by pickle.
-        return ClassSpace, (self.name, self.class_names, self.palette, dict(self.subsets))
+        return ClassSpace, (self.name, self.class_names, self.palette, dict(self.subsets), self.things)
 
 
 def _without(num_classes: int, *missing: int) -> tuple[int, ...]:
@@ -71,6 +72,8 @@ _CITYSCAPES: tuple[tuple[str, Color], ...] = (
     ("motorcycle", (0, 0, 230)),
     ("bicycle", (119, 11, 32)),
 )
+# The objects whose features DAFormer keeps near their start; poles and fences count as stuff there.
+_CITYSCAPES_THINGS = ("light", "sign", *(name for name, _ in _CITYSCAPES[11:]))
 _SYNTHIA_CLASSES = _without(19, 9, 14, 16)  # SYNTHIA has no terrain, truck and train
 
 _ROBOTCAR: tuple[tuple[str, Color], ...] = (
@@ -114,9 +117,12 @@ def _space(
     name: str,
     classes: Sequence[tuple[str, Color]],
     subsets: Mapping[str, tuple[int, ...]] | None = None,
+    *,
+    things: Sequence[str],
 ) -> ClassSpace:
     names, colors = zip(*classes, strict=True)
-    return ClassSpace(name, tuple(names), tuple(colors), MappingProxyType(dict(subsets or {})))
+    ids = tuple(names.index(thing) for thing in things)
+    return ClassSpace(name, tuple(names), tuple(colors), MappingProxyType(dict(subsets or {})), ids)
 
 
 _spaces: dict[str, ClassSpace] = {
@@ -126,15 +132,17 @@ _spaces: dict[str, ClassSpace] = {
             "cityscapes19",
             _CITYSCAPES,
             {"16 classes": _SYNTHIA_CLASSES, "13 classes": _without(19, 3, 4, 5, 9, 14, 16)},
+            things=_CITYSCAPES_THINGS,
         ),
         _space(
             "synthia16",
             [_CITYSCAPES[index] for index in _SYNTHIA_CLASSES],
             {"13 classes": _without(16, 3, 4, 5)},
+            things=[name for name in _CITYSCAPES_THINGS if name not in ("truck", "train")],
         ),
-        _space("robotcar9", _ROBOTCAR),
-        _space("camvid11", _CAMVID),
-        _space("idd7", _IDD),
+        _space("robotcar9", _ROBOTCAR, things=("person", "two-wheel", "automobile", "sign", "light")),
+        _space("camvid11", _CAMVID, things=("sign", "car", "pedestrian", "bicyclist")),
+        _space("idd7", _IDD, things=("living things", "vehicles", "roadside objects")),
     )
 }
 CLASS_SPACES: Mapping[str, ClassSpace] = MappingProxyType(_spaces)
@@ -199,6 +207,11 @@ def register_class_space(space: ClassSpace, merges: Mapping[str, Sequence[int]] 
             raise UserError(
                 f"class space {space.name!r}: subset {name!r} has ids outside 0..{space.num_classes - 1}."
             )
+    if not all(0 <= thing < space.num_classes for thing in space.things):
+        raise UserError(
+            f"class space {space.name!r}: things {list(space.things)} has ids outside "
+            f"0..{space.num_classes - 1}."
+        )
     for source, ids in (merges or {}).items():
         _check_merge(class_space(source), space, ids)
     _spaces[space.name] = space

@@ -60,27 +60,63 @@ def row_bands(height: int, elements_per_row: int, device: torch.device) -> Itera
         yield slice(first, min(first + step, height))
 
 
-def upsampled_rows(low: Tensor, size: tuple[int, int], rows: slice) -> Tensor:
-    """Rows of `low` (N, C, h, w) upsampled bilinearly with aligned corners to (W, H) `size`.
+def upsampled_rows(
+    low: Tensor,
+    size: tuple[int, int],
+    rows: slice,
+    *,
+    through: tuple[int, int] | None = None,
+    align_corners: bool = True,
+) -> Tensor:
+    """Rows of `low` (N, C, h, w) resized bilinearly to (W, H) `size`.
 
     A device takes all rows at once through torch's kernel. On the CPU a band is interpolated along the height
     first, which leaves two taps instead of four for each of the many output pixels.
+
+    Args:
+        low: floating.
+        size: of the whole result.
+        rows: of the result.
+        through: (W, H) that `low` is resized to first, and from there to `size`; on the CPU only the rows of
+            it that these rows need are made.
+        align_corners: as torch's `interpolate`, in both steps.
     """
     width, height = size
+    if through in (size, (low.shape[3], low.shape[2])):
+        through = None  # that step would change nothing
     if low.device.type != "cpu":
-        return upsample(low, (height, width))[:, :, rows]
-    count, classes, low_height, low_width = low.shape
-    # Coordinates in the map's own type, as torch's kernel computes them: the results agree to the last bits.
-    scale = torch.tensor(low_height - 1, dtype=low.dtype) / max(height - 1, 1)
-    position = scale * torch.arange(rows.start, rows.stop, dtype=low.dtype)
-    above = position.long().clamp_(max=low_height - 1)
-    below = (above + 1).clamp_(max=low_height - 1)
-    weight = (position - above)[:, None]
-    band = low[:, :, above] * (1 - weight) + low[:, :, below] * weight  # (N, C, rows, low width)
+        between = low if through is None else upsample(low, through[::-1], align_corners=align_corners)
+        return upsample(between, (height, width), align_corners=align_corners)[:, :, rows]
+    length = low.shape[2] if through is None else through[1]
+    above, below, weight = _row_taps(length, height, rows, low.dtype, align_corners)
+    first = 0
+    if through is not None:
+        first = int(above[0])
+        needed = slice(first, int(below[-1]) + 1)
+        low = upsampled_rows(low, through, needed, align_corners=align_corners)
+    count, classes, _, low_width = low.shape
+    band = low[:, :, above - first] * (1 - weight) + low[:, :, below - first] * weight
     band = F.interpolate(
-        band.reshape(count * classes, -1, low_width), size=width, mode="linear", align_corners=True
+        band.reshape(count * classes, -1, low_width), size=width, mode="linear", align_corners=align_corners
     )
     return band.view(count, classes, -1, width)
+
+
+def _row_taps(
+    length: int, new_length: int, rows: slice, dtype: torch.dtype, align_corners: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Both source rows of some rows of a resize, and the weight (rows, 1) of the lower one.
+
+    Coordinates have the map's own type, as in torch's kernel: the results agree to the last bits.
+    """
+    index = torch.arange(rows.start, rows.stop, dtype=dtype)
+    if align_corners:
+        position = torch.tensor(length - 1, dtype=dtype) / max(new_length - 1, 1) * index
+    else:
+        position = (torch.tensor(length, dtype=dtype) / new_length * (index + 0.5) - 0.5).clamp_min(0)
+    above = position.long().clamp_(max=length - 1)
+    below = (above + 1).clamp_(max=length - 1)
+    return above, below, (position - above)[:, None]
 
 
 def window_reduce(x: Tensor, length: int, combine: Callable[[Tensor, Tensor], Tensor] = torch.add) -> Tensor:

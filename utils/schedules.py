@@ -5,9 +5,9 @@ from __future__ import annotations
 WARM_UP_START = 0.1  # share of the base rate at iteration 0 of a warm-up
 
 
-def polynomial(iteration: int, *, base: float, num_steps: int, power: float) -> float:
-    """base * (1 - iteration / num_steps)^power, and 0 from `num_steps` on."""
-    return base * max(0.0, 1 - iteration / num_steps) ** power
+def polynomial(iteration: int, *, base: float, num_steps: int, power: float, minimum: float = 0.0) -> float:
+    """(base - minimum) * (1 - iteration / num_steps)^power + minimum, and `minimum` from `num_steps` on."""
+    return (base - minimum) * max(0.0, 1 - iteration / num_steps) ** power + minimum
 
 
 def polynomial_with_warm_up(
@@ -21,3 +21,25 @@ def polynomial_with_warm_up(
     if iteration < warm_up:
         return base * (WARM_UP_START + (1 - WARM_UP_START) * iteration / warm_up)
     return polynomial(iteration, base=base, num_steps=num_steps, power=power)
+
+
+def polynomial_under_warm_up(
+    iteration: int,
+    *,
+    base: float,
+    num_steps: int,
+    power: float,
+    minimum: float = 0.0,
+    warm_up: int,
+    ratio: float,
+) -> float:
+    """`polynomial`, times a factor that grows linearly from `ratio` to 1 in `warm_up` iterations.
+
+    The rate that warms up decays already, so nothing jumps where the warm-up ends. No warm-up when `warm_up`
+    is 0. Source: the authors' released code of Hoyer et al., CVPR 2022 (DAFormer), with ratio 1e-6, power 1
+    and minimum 0; `tests/goldens/test_dida_lr_schedule.py` pins it.
+    """
+    rate = polynomial(iteration, base=base, num_steps=num_steps, power=power, minimum=minimum)
+    if iteration < warm_up:
+        rate *= 1 - (1 - iteration / warm_up) * (1 - ratio)
+    return rate

@@ -13,7 +13,8 @@ import evaluate
 from data_loaders.decoding import map_label, read_raw_label, write_label_png
 from data_loaders.description import load_description
 from tests.distributed.launching import run_processes
-from tests.toy_cityscapes import draw_cityscapes, small_network, write_snapshot
+from tests.toy_cityscapes import SIZE, draw_cityscapes, small_network, write_snapshot
+from trainers.protocols import protocol_named
 from utils.class_spaces import class_space
 
 
@@ -68,6 +69,29 @@ def test_run_folder_means_its_last_and_remembers_the_training_size(
 ) -> None:
     assert evaluate.main(arguments(data, snapshot.parent, "--protocol", "mrnet")) == 0
     assert "mrnet (64x32 x 1+1.25, flip)" in capsys.readouterr().out
+
+
+def test_aug_test_and_windows_change_any_protocol_and_stand_in_the_table(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    sliding = protocol_named("daformer").with_window((32, 32), (16, 32))
+    remembered = {"protocol": sliding.to_dict(), "input_size_target": list(SIZE)}
+    path = write_snapshot(tmp_path / "own.pth", small_network(), evaluation=remembered)
+    found = tmp_path / "scores.json"
+    asked = {
+        "daformer (64x32, windows 32x32 every 16x32)": (),
+        "daformer (64x32, windows 32x32 every 32x32)": ("--stride", "32,32"),
+        "daformer (64x32, windows 48x24 every 32x16)": ("--window", "48,24"),
+        "common aug-test (64x32 x 1+0.5+0.75+1.25+1.5+1.75, flip)": ("--protocol", "common", "--aug-test"),
+    }
+    scored = set()
+    for line, words in asked.items():
+        assert evaluate.main(arguments(data, path, *words, "--json", found)) == 0
+        assert line in capsys.readouterr().out
+        run = json.loads(found.read_text())["runs"][0]
+        scored.add(str(run["confusion"]))
+    assert len(scored) == len(asked)
+    assert len(run["protocol"]["scales"]) == 6
 
 
 def test_two_processes_print_the_same_table(
@@ -166,6 +190,8 @@ def test_scores_in_the_classes_asked_for(
         (("{snapshot}", "--weights", "teacher"), "teacher"),
         (("{text}",), "text"),
         (("{snapshot}", "--protocol", "mrnet-cityscapes"), "use --protocol mrnet"),
+        (("{snapshot}", "--stride", "32,32"), "add --window W,H"),
+        (("{snapshot}", "--window", "32,32", "--stride", "33,8"), "leaves gaps"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(

@@ -7,11 +7,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 import predict
 from tests.distributed.launching import run_processes
 from tests.toy_cityscapes import small_network, write_snapshot
 from trainers import inference
+from utils.class_spaces import class_space
 
 
 @pytest.fixture
@@ -73,7 +75,47 @@ def test_server_ids_are_the_data_sets_own(snapshot: Path, photos: Path, tmp_path
         == 0
     )
     ids = np.array([7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33])
-    np.testing.assert_array_equal(read(server / "a.png"), ids[read(plain / "a.png")])
+    label = read(plain / "a.png")
+    with Image.open(server / "a.png") as picture:
+        assert picture.mode == "P"  # the numbers are the ids, viewers show the classes' colours
+        np.testing.assert_array_equal(np.asarray(picture), ids[label])
+        palette = class_space("cityscapes19").palette
+        np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), np.array(palette, np.uint8)[label])
+
+
+def test_each_kind_in_its_own_folder_has_the_names_of_the_images(
+    snapshot: Path, photos: Path, tmp_path: Path
+) -> None:
+    words = (photos, "--write", *predict.KINDS, "--server-ids", "cityscapes", "--folder-per-kind")
+    assert predict.main(arguments(snapshot, tmp_path / "out", *words)) == 0
+    names = ("a.png", "b.png", "trip/c.png")
+    assert written(tmp_path / "out") == {f"{kind}/{name}" for kind in predict.KINDS for name in names}
+    beside = arguments(snapshot, tmp_path / "beside", photos, "--write", "color")
+    assert predict.main(beside) == 0
+    for name in names:
+        other = tmp_path / "beside" / name.replace(".png", "_color.png")
+        assert (tmp_path / "out" / "color" / name).read_bytes() == other.read_bytes()
+
+
+def test_protocol_line_names_aug_test_and_windows(
+    snapshot: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = (
+        photos / "trip",
+        "--protocol",
+        "daformer",
+        "--aug-test",
+        "--window",
+        "32,32",
+        "--stride",
+        "32,16",
+    )
+    assert predict.main(arguments(snapshot, tmp_path / "out", *words)) == 0
+    assert (
+        "protocol daformer aug-test (64x32 x 1+0.5+0.75+1.25+1.5+1.75, flip, windows 32x32 every 32x16)"
+        in capsys.readouterr().out
+    )
+    assert read(tmp_path / "out" / "c.png").shape == (32, 64)
 
 
 def test_protocol_of_fixed_output_size_still_gives_the_images_size(

@@ -18,7 +18,9 @@ import train_al
 import train_ft
 import train_ms
 import train_source
+import train_st
 from utils import distributed
+from utils.arguments.parser import expand
 from utils.distributed import World
 
 REPOSITORY = Path(__file__).parents[2]
@@ -34,6 +36,7 @@ SCRIPTS = {
     "rectified": train_ft,
     "plain": train_ft,
     **dict.fromkeys(("ripu", "region", "pixel", "v3plus", "source_free", "percent"), train_al),
+    **dict.fromkeys(("daformer", "deeplab", "dida", "dacs", "mic"), train_st),
 }
 
 # The originals' README, with paths that exist in the test.
@@ -224,6 +227,103 @@ ACTIVE = {
     )
 }
 
+# Hoyer et al., CVPR 2022, and Yao & Li, ICCVW 2023: what the released experiments 7 and 8 share.
+DAFORMER = {
+    "method": "daformer",
+    "network": "daformer",
+    "backbone": "mit_b5",
+    "droprate": 0.1,
+    "target": "cityscapes",
+    "classes": "cityscapes19",
+    "batch_size": 2,
+    "num_workers": 4,
+    "input_size_target": (1024, 512),
+    "crop_size": (512, 512),
+    "crop_largest_share": 0.75,
+    "crop_attempts": 11,  # the first and ten drawn again
+    "mirror": True,
+    "random_mirror": True,
+    "ema_decay": 0.999,
+    "teacher_buffers": "own",
+    "teacher_augmentation": False,
+    "pseudo_threshold": 0.968,
+    "ignore_top": 15,
+    "ignore_bottom": 120,
+    "feature_distance_weight": 0.005,
+    "feature_distance_classes": None,  # the things
+    "feature_distance_min_share": 0.75,
+    "mix": "class",
+    "blur": True,
+    "jitter_strength": 0.2,
+    "jitter_threshold": 0.2,
+    "masked_consistency": 0.0,
+    "rare_class_sampling": True,
+    "rare_class_min_pixels": 3000,
+    "rare_class_temperature": 0.01,
+    "rare_class_min_crop_share": 0.5,
+    "optimizer": "adamw",
+    "learning_rate": 6e-5,
+    "weight_decay": 0.01,
+    "backbone_norm_decay": False,
+    "power": 1.0,
+    "num_steps": 40_000,
+    "num_steps_stop": 40_000,
+    "warm_up": 1500,
+    "warm_up_schedule": "decaying",
+    "max_grad_norm": 0.0,
+    "accumulation": 1,
+    "precision": "fp32",
+    "batch_norm": "local",
+    "quirks": "published",
+    "protocol": "daformer-cityscapes",
+    "evaluate_every": 1600,
+    "save_pred_every": 1600,
+    "log_every": 50,
+    "pictures_every": 1000,
+}
+DIDA = {
+    **DAFORMER,
+    "method": "dida",
+    "instance_weight": 0.5,
+    "calibrate": "student",
+    "smooth": 1.0,
+    "bank_update_every": 50,
+    "bank_momentum": 0.999,
+    "bank_labels": "batch",
+    "bank_absent": "decay",
+    "bank_size": 300,
+}
+DACS = {
+    **DAFORMER,
+    "method": "dacs",
+    "ema_decay": 0.99,
+    "ignore_top": 0,
+    "ignore_bottom": 0,
+    "feature_distance_weight": 0.0,
+    "rare_class_sampling": False,
+}
+MIC = {**DAFORMER, "masked_consistency": 1.0, "mask_block": 64, "mask_ratio": 0.7}
+ON_DEEPLAB = {
+    **DAFORMER,
+    "network": "deeplab_v2",
+    "backbone": "resnet101",
+    "norm_style": "bn",
+    "train_bn": True,
+    "backbone_norm_decay": True,  # their rule knows no BatchNorm of a ResNet
+    "output_stride": 8,
+}
+SEVEN = {"source": "gta5", "input_size": (1280, 720), "seed": 0}
+EIGHT = {"source": "synthia", "input_size": (1280, 760), "seed": 2}
+ONLINE = {
+    "gta5_to_cityscapes_daformer": {**DAFORMER, **SEVEN},
+    "synthia_to_cityscapes_daformer": {**DAFORMER, **EIGHT},
+    "gta5_to_cityscapes_dida": {**DIDA, **SEVEN},
+    "synthia_to_cityscapes_dida": {**DIDA, **EIGHT},
+    "gta5_to_cityscapes_dacs": {**DACS, **SEVEN},
+    "gta5_to_cityscapes_mic": {**MIC, **SEVEN},
+    "gta5_to_cityscapes_daformer_deeplab": {**ON_DEEPLAB, **SEVEN},
+}
+
 
 @pytest.fixture(autouse=True)
 def _in_a_folder_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -237,9 +337,19 @@ def _in_a_folder_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 def parse_recipe(name: str, *words: str) -> argparse.Namespace:
     """The settings of a recipe with what it leaves open: where training starts."""
     script = script_of(name)
-    continued = script is train_ft or name.endswith("_source_free")
-    start = ("--restore-from", "stage_one") if continued else ("--backbone-weights", "none")
-    return script.parse_args([f"@launch/recipes/{name}.args", *start, *words])
+    recipe = f"@launch/recipes/{name}.args"
+    return script.parse_args([recipe, *missing_start(script, recipe), *words])
+
+
+def missing_start(script: object, recipe: str) -> list[str]:
+    """The options that say what training starts from, unless the recipe does."""
+    given = {word.text for word in expand([recipe])}
+    if script is train_ft or recipe.endswith("_source_free.args"):
+        return ["--restore-from", "stage_one"]
+    weights = "imagenet.pth" if script is train_st else "none"
+    start = [] if given & {"--restore-from", "--backbone-weights"} else ["--backbone-weights", weights]
+    needs_bank = recipe.endswith("_dida.args") and "--instance-bank" not in given
+    return [*start, "--instance-bank", "bank"] if needs_bank else start
 
 
 def script_of(name: str) -> object:
@@ -305,13 +415,13 @@ def test_a_recipe_parses_with_its_script_and_every_option_has_an_effect(
     args = parse_recipe(name)
     assert args.recipe == name
     assert args.published_batch == args.batch_size
-    assert args.snapshot_dir == Path(f"runs/{name}-seed0")
+    assert args.snapshot_dir == Path(f"runs/{name}-seed{args.seed}")
     assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
 
 
 def test_every_published_setting_has_a_recipe() -> None:
     published = {name for name in RECIPES if "_to_cityscapes_" in name or "_to_robotcar_" in name}
-    assert set(PUBLISHED) | set(ACTIVE) == published
+    assert set(PUBLISHED) | set(ACTIVE) | set(ONLINE) == published
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -322,6 +432,11 @@ def test_a_recipe_holds_the_published_values(name: str) -> None:
 @pytest.mark.parametrize("name", ACTIVE)
 def test_an_active_recipe_holds_the_published_values(name: str) -> None:
     assert_values(parse_recipe(name), ACTIVE[name])
+
+
+@pytest.mark.parametrize("name", ONLINE)
+def test_a_self_training_recipe_holds_the_published_values(name: str) -> None:
+    assert_values(parse_recipe(name), ONLINE[name])
 
 
 @pytest.mark.parametrize("name", PUBLISHED)

@@ -14,16 +14,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torchvision import models
 
+import prepare_data
 from data_loaders.decoding import write_label_png
+from networks import NetworkSpec, build
 from tests.distributed.launching import run_processes
 from tests.official_formats import (
+    mit_imagenet_files,
     ripu_checkpoint,
     write_cityscapes,
     write_gta5,
     write_robotcar,
     write_synthia,
 )
+from trainers.bank_files import write_bank
 
 pytestmark = pytest.mark.slow
 
@@ -33,6 +38,7 @@ PUBLISHED = sorted(
 )
 IMAGES = 3
 SMALL = ["--crop-size", "128,64", "--batch-size", "2", "--num-steps-stop", "2", "--backbone-weights", "none"]
+NO_ROWS_IGNORED = ["--ignore-top", "0", "--ignore-bottom", "0"]  # of crops smaller than the published rows
 HERE = ["--num-workers", "0", "--log-every", "1", "--device", "cpu", "--no-tensorboard"]
 
 
@@ -56,6 +62,8 @@ def test_a_published_recipe_trains_on_true_formats_and_sizes(name: str, tmp_path
         words += ["--target-terms-start", "1"]
     if script == "train_al.py":
         words += ["--select-iterations", "1"]
+    if script == "train_st.py":
+        words += [*NO_ROWS_IGNORED, *self_training_files(name, data, tmp_path)]
     if "frozen" in expanded(name):  # random weights without normalisation would grow beyond all bounds
         place = words.index("--backbone-weights")
         words[place : place + 2] = ["--restore-from", str(start_of(name, tmp_path / "start.pth"))]
@@ -74,12 +82,15 @@ def test_a_published_recipe_trains_on_true_formats_and_sizes(name: str, tmp_path
     assert all(value is not None and math.isfinite(value) for value in losses.values())
     assert ("loss/kl" in losses) == ("--target-terms-start" in words)
     assert ("loss/D_main" in losses) == (script == "train_ms.py")
+    assert ("loss/instance" in losses) == name.endswith("_dida")
+    assert ("loss/masked" in losses) == name.endswith("_mic")
     print(f"{name}: {lines[1]['time/seconds']:.1f} s/iteration, peak {lines[1]['memory/peak_gib']:.1f} GiB")
 
 
 def script_of(name: str) -> str:
     """The entry point that a recipe is for, by the end of its name."""
     endings = {"source_only": "train_source.py", "mrnet": "train_ms.py"}
+    endings |= dict.fromkeys(("_daformer", "_deeplab", "_dida", "_dacs", "_mic"), "train_st.py")
     active = "train_al.py" if "_ripu_" in name or "_dwaca_" in name else "train_ft.py"
     return next((script for ending, script in endings.items() if name.endswith(ending)), active)
 
@@ -105,7 +116,29 @@ def draw(name: str, root: Path) -> Sequence[str]:
     if script_of(name) == "train_al.py":  # its oracle reads labels, and DWACA scores on others
         write_cityscapes(root, IMAGES, split="val")
         return write_cityscapes(root, IMAGES)
+    if "--evaluate-every" in expanded(name):
+        write_cityscapes(root, 1, split="val")
     return write_cityscapes(root, IMAGES, labelled=False)
+
+
+def self_training_files(name: str, data: Path, folder: Path) -> list[str]:
+    """The options that name an ImageNet file and a bank, both random, where the recipe needs them; writes
+    those and the statistics of the source."""
+    count = ["statistics", name.split("_to_")[0], "--data-root", str(data), "--num-workers", "0"]
+    assert prepare_data.main(count) == 0
+    torch.manual_seed(0)
+    weights, bank = folder / "imagenet.pth", folder / "bank"
+    if name.endswith("_deeplab"):
+        torch.save(models.resnet101().state_dict(), weights)
+    else:
+        state = build(NetworkSpec("daformer", "mit_b5", 19, "cityscapes19")).state_dict()
+        entries = {key[9:]: value for key, value in state.items() if key.startswith("backbone.")}
+        torch.save(mit_imagenet_files(entries)["nvlabs"], weights)
+    words = ["--backbone-weights", str(weights)]
+    if name.endswith("_dida"):
+        write_bank(bank, torch.rand(300, 256), torch.arange(300) % 19)
+        words += ["--instance-bank", str(bank)]
+    return words
 
 
 def start_of(name: str, path: Path) -> Path:

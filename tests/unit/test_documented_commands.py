@@ -10,6 +10,7 @@ import pytest
 
 import annotate
 import evaluate
+import fill_bank
 import generate_plabel
 import predict
 import prepare_data
@@ -17,6 +18,7 @@ import train_al
 import train_ft
 import train_ms
 import train_source
+import train_st
 from utils.arguments import Parser
 from utils.arguments.parser import expand
 
@@ -24,8 +26,8 @@ REPOSITORY = Path(__file__).parents[2]
 SCRIPTS = {
     module.__name__: module
     for module in (
-        *(annotate, evaluate, generate_plabel, predict, prepare_data),
-        *(train_al, train_ft, train_ms, train_source),
+        *(annotate, evaluate, fill_bank, generate_plabel, predict, prepare_data),
+        *(train_al, train_ft, train_ms, train_source, train_st),
     )
 }
 COMMAND = re.compile(rf"(?<![\w/])({'|'.join(SCRIPTS)})\.py((?: +[^\s`]+)*)")

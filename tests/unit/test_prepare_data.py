@@ -12,7 +12,7 @@ from torchvision import models
 
 import prepare_data
 from data_loaders.decoding import write_label_png
-from data_loaders.statistics import read_label_info
+from data_loaders.statistics import counted_class_space, read_label_info
 from prepare_data import main
 
 
@@ -67,7 +67,9 @@ def test_check_reports_everything_before_it_fails(gta: Path, capsys: pytest.Capt
     assert "2 of 4 pairs are incomplete or unreadable" in output.err
 
 
-def test_statistics_writes_four_files(gta: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_statistics_writes_the_originals_files_and_their_class_space(
+    gta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     arguments = [
         "statistics",
         "gta5",
@@ -81,7 +83,10 @@ def test_statistics_writes_four_files(gta: Path, capsys: pytest.CaptureFixture[s
     assert main(arguments) == 0
     assert "  0 road                             4  33.333%       4" in capsys.readouterr().out
     names = {"sample_class_stats.json", "sample_class_stats_dict.json", "samples_with_class.json"}
-    assert {path.name for path in (gta / "s").iterdir()} == names | {"gtav_label_info.p"}
+    assert {path.name for path in (gta / "s").iterdir()} == names | {
+        "sample_class_space.json",
+        "gtav_label_info.p",
+    }
     assert read_label_info(gta / "s/gtav_label_info.p").file_to_label["00003.png"] == [0, 13, 18]
 
 
@@ -100,6 +105,29 @@ def test_statistics_compares_with_files_made_elsewhere(gta: Path, capsys: pytest
     output = capsys.readouterr().out
     assert "1 differ (first 00001: [0, 13, 18] there, [0, 18] here), 1 only there, 0 only here" in output
     assert "first 00001: {0: 1, 13: 1, 18: 1} there, {0: 2, 18: 1} here" in output
+
+
+def test_statistics_of_other_classes_do_not_replace_those_of_the_data_set(gta: Path) -> None:
+    arguments = ["statistics", "gta5", "--data-root", str(gta), "--num-workers", "0"]
+    assert main(arguments) == 0
+    own = (gta / "gta5/sample_class_stats.json").read_text()
+    assert main([*arguments, "--classes", "idd7"]) == 0
+    assert (gta / "gta5/sample_class_stats.json").read_text() == own
+    assert counted_class_space(gta / "gta5") == "cityscapes19"
+    assert counted_class_space(gta / "gta5/class_statistics_idd7") == "idd7"
+
+
+def test_statistics_of_a_read_only_copy_can_be_kept_elsewhere(
+    gta: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (gta / "gta5/sample_class_space.json").mkdir()  # cannot be written, even by an administrator
+    arguments = ["statistics", "gta5", "--data-root", str(gta), "--num-workers", "0"]
+    assert main(arguments) == 2
+    output = capsys.readouterr()
+    assert "cannot write" in output.err
+    assert "--output DIR here and --class-statistics DIR in training" in output.err
+    assert output.out == ""
+    assert main([*arguments, "--output", str(gta / "elsewhere")]) == 0
 
 
 def test_statistics_refuses_a_hostile_table_before_it_counts(

@@ -38,6 +38,8 @@ from utils.arguments.data_options import (
     add_target_arguments,
 )
 from utils.arguments.parser import Parser, make_parser, warn
+from utils.arguments.self_training_checks import warn_about_switched_off
+from utils.arguments.self_training_options import add_aspect_crop_arguments, add_self_training_arguments
 from utils.arguments.training_options import (
     add_memory_arguments,
     add_network_arguments,
@@ -67,6 +69,7 @@ __all__ = [
     "USED_AT_START",
     "Parser",
     "add_active_arguments",
+    "add_aspect_crop_arguments",
     "add_batch_norm_arguments",
     "add_data_arguments",
     "add_distributed_arguments",
@@ -82,6 +85,7 @@ __all__ = [
     "add_reading_arguments",
     "add_run_arguments",
     "add_segmentation_loss_arguments",
+    "add_self_training_arguments",
     "add_source_arguments",
     "add_source_order_arguments",
     "add_target_arguments",
@@ -110,4 +114,5 @@ __all__ = [
     "settings_digest",
     "size_wh",
     "warn",
+    "warn_about_switched_off",
 ]

@@ -10,6 +10,7 @@ from typing import Any
 from utils.arguments.active_checks import check_active
 from utils.arguments.commands import fits_machines, torchrun_command, with_option
 from utils.arguments.parser import warn
+from utils.arguments.self_training_checks import check_self_training
 from utils.distributed import World
 from utils.errors import UserError
 
@@ -25,11 +26,14 @@ FREE_TO_CHANGE = frozenset(
         "snapshot_dir", "resume", "save_pred_every", "keep_snapshots", "log_every", "evaluate_every",
         "pictures_every", "tensorboard", "device", "timeout_seconds",
         "label_info", "accept_partial", "seconds_per_decision", "query_pictures",
+        "class_statistics",
     }
 )  # fmt: skip
 
 # May differ too once the folder has a snapshot, which then fills the network in their place.
-USED_AT_START = frozenset({"restore_from", "backbone_weights", "annotations_from"})
+USED_AT_START = frozenset(
+    {"restore_from", "restore_weights", "backbone_weights", "annotations_from", "instance_bank"}
+)
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -38,8 +42,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     Raises:
         UserError: two options contradict each other.
     """
-    _check_start(args)
     _check_steps(args)
+    if hasattr(args, "pseudo_threshold"):
+        check_self_training(args)
+    _check_start(args)
     _check_optimizer(args)
     _check_class_balance(args)
     _check_pixels(args)
@@ -145,7 +151,8 @@ def _scaled_command(args: argparse.Namespace, world_size: int) -> str:
 
 
 def _check_start(args: argparse.Namespace) -> None:
-    if _given(args, "restore_from") and _given(args, "backbone_weights"):
+    compared = getattr(args, "feature_distance_weight", 0) != 0  # with the backbone weights' features
+    if _given(args, "restore_from") and _given(args, "backbone_weights") and not compared:
         warn("--backbone-weights has no effect: --restore-from fills the whole network")
     if hasattr(args, "backbone_weights") and args.backbone_weights is None and args.restore_from is None:
         raise UserError(
@@ -176,14 +183,22 @@ def _check_steps(args: argparse.Namespace) -> None:
 
 
 def _check_optimizer(args: argparse.Namespace) -> None:
+    _check_warm_up(args)
     if getattr(args, "optimizer", "sgd") == "sgd-plain" and _given(args, "quirks"):
         warn("--quirks has no effect with --optimizer sgd-plain: docs/quirks.md lists MRNet's")
     if getattr(args, "optimizer", "sgd") != "adamw":
         return
     if _given(args, "momentum"):
         warn("--momentum has no effect with --optimizer adamw")
-    if _given(args, "quirks") and args.quirks == "published":
+    if _given(args, "quirks") and args.quirks == "published" and not hasattr(args, "instance_bank"):
         warn("--optimizer adamw steps every parameter once: the published repeated steps are sgd's")
+
+
+def _check_warm_up(args: argparse.Namespace) -> None:
+    if getattr(args, "warm_up_schedule", "decaying") == "decaying":
+        return
+    if _given(args, "warm_up_ratio"):
+        warn("--warm-up-ratio has no effect with --warm-up-schedule flat")
 
 
 def _check_source_order(args: argparse.Namespace) -> None:

@@ -270,8 +270,8 @@ def add_protocol_arguments(parser: Parser, *, protocol: str = "mrnet") -> None:
         "--protocol",
         default=protocol,
         metavar="NAME",
-        help="how snapshots are scored, here and by evaluate.py, such as mrnet-cityscapes or "
-        "ripu-cityscapes; mrnet and ripu take --input-size-target as their base size",
+        help="how snapshots are scored, here and by evaluate.py, such as mrnet-cityscapes, ripu-cityscapes "
+        "or daformer-cityscapes; mrnet, ripu and daformer take --input-size-target as their base size",
     )
 
 

@@ -135,6 +135,12 @@ def add_optimizer_arguments(parser: Parser) -> None:
         help="weight decay of everything the segmentation network trains",
     )
     add(
+        "--backbone-norm-decay",
+        action=argparse.BooleanOptionalAction,
+        default=True,
+        help="weight decay also for scale and shift of the backbone's normalisation layers",
+    )
+    add(
         "--max-grad-norm",
         type=values.non_negative_float,
         default=0.0,
@@ -187,7 +193,21 @@ def _add_step_arguments(parser: Parser) -> None:
         type=values.non_negative_int,
         default=0,
         metavar="N",
-        help="optimizer steps from a tenth of the learning rate to all of it",
+        help="optimizer steps of rising learning rate; see --warm-up-schedule",
+    )
+    add(
+        "--warm-up-schedule",
+        choices=("flat", "decaying"),
+        default="flat",
+        help="flat: from a tenth of the learning rate to all of it, then the decay begins (MRNet); decaying: "
+        "from --warm-up-ratio to all of a rate that decays all the while (DAFormer)",
+    )
+    add(
+        "--warm-up-ratio",
+        type=values.fraction,
+        default=1e-6,
+        metavar="P",
+        help="share of the learning rate that --warm-up-schedule decaying begins with",
     )
 
 

@@ -8,6 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
+from data_loaders.aspect_crops import AspectCropTransform
 from data_loaders.dataset import SegmentationDataset, pseudo_label_path
 from data_loaders.decoding import write_label_png
 from data_loaders.description import load_description
@@ -138,3 +139,69 @@ def test_a_damaged_image_is_named_by_the_stream(tmp_path: Path) -> None:
 def test_an_empty_list_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no image found for split 'train'"):
         SegmentationDataset(file_list(tmp_path, 0), transform=keep_all)
+
+
+def test_loading_and_finishing_are_what_a_sample_is_made_of(tmp_path: Path) -> None:
+    transform = TrainingTransform(size=(6, 4), crop=None)
+    dataset = SegmentationDataset(file_list(tmp_path), label_table=TABLE, transform=transform)
+    loaded = dataset.load(1)
+    assert (loaded.item, loaded.size) == (dataset.items[1], (8, 12))
+    np.testing.assert_array_equal(loaded.image, IMAGE)
+    finished = dataset.finish(loaded, *transform(loaded.image, loaded.label, np.random.default_rng(0)))
+    sample = dataset.sample(1, np.random.default_rng(0))
+    assert finished.image.equal(sample.image)
+    assert finished.label is not None
+    assert finished.label.equal(sample.label)
+    assert (finished.name, finished.size, finished.content) == (sample.name, sample.size, None)
+
+
+@pytest.mark.parametrize("labelled", [True, False])
+def test_a_small_image_is_padded_at_the_bottom_and_at_the_right(tmp_path: Path, labelled: bool) -> None:
+    dataset = SegmentationDataset(
+        file_list(tmp_path, labelled=labelled),
+        label_table=TABLE if labelled else None,
+        transform=keep_all,
+        pad_to=(10, 9),
+    )
+    sample = dataset.sample(0)
+    assert sample.image.shape == (3, 10, 12)  # it is wide enough
+    assert sample.content == (8, 12)
+    np.testing.assert_array_equal(sample.image[:, :8].numpy(), IMAGE.transpose(2, 0, 1))
+    assert not sample.image[:, 8:].any()
+    if labelled:
+        assert sample.label is not None
+        assert sample.label.shape == (10, 12)
+        assert sample.label[:8].unique().tolist() == [TABLE[7]]
+        assert sample.label[8:].unique().tolist() == [255]
+
+
+def test_an_image_of_the_right_size_is_not_padded(tmp_path: Path) -> None:
+    assert (
+        SegmentationDataset(file_list(tmp_path), transform=keep_all, pad_to=(8, 12)).sample(0).content is None
+    )
+
+
+def test_crops_refuse_a_label_of_another_picture(tmp_path: Path) -> None:
+    files = file_list(tmp_path)
+    assert files.items[0].label is not None
+    write_label_png(files.items[0].label, np.full((12, 12), 7, np.uint8))
+    transform = AspectCropTransform(limit=(12, 8), crop=(4, 4))
+    dataset = SegmentationDataset(files, label_table=TABLE, transform=transform)
+    with pytest.raises(UserError, match=r"images/aachen/0.png is 12x8, but its label .*/0.png is 12x12"):
+        dataset.sample(0, np.random.default_rng(0))
+    dataset.sample(1, np.random.default_rng(0))
+
+
+def test_a_label_of_the_images_proportions_is_resized_and_reported_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    files = file_list(tmp_path)
+    assert files.items[0].label is not None
+    half = np.arange(24, dtype=np.uint8).reshape(4, 6) % 2 + 7
+    write_label_png(files.items[0].label, half)
+    transform = AspectCropTransform(limit=(12, 8), crop=(8, 12), mirror=False)
+    dataset = SegmentationDataset(files, label_table=TABLE, transform=transform)
+    for _ in range(2):
+        sample = dataset.sample(0, np.random.default_rng(0))
+    np.testing.assert_array_equal(sample.label, TABLE[half].repeat(2, 0).repeat(2, 1))
+    assert [record.message.count("is 12x8, but its label") for record in caplog.records] == [1]

@@ -134,7 +134,34 @@ def test_a_file_may_define_its_own_classes(tmp_path: Path) -> None:
     description = load_description(write(tmp_path, text))
     assert description.label_table("test_site")[[10, 20, 30]].tolist() == [0, 1, 255]
     assert class_space("test_site").subsets["only things"] == (1,)
+    assert class_space("test_site").things == ()
     assert load_description("idd").label_table("test_site")[:3].tolist() == [0, 0, 1]
+
+
+def own_things(name: str, things: str) -> str:
+    return f"""
+    [class_space]
+    name = "{name}"
+    names = ["ground", "car", "person"]
+    palette = [[128, 64, 128], [0, 0, 142], [220, 20, 60]]
+    things = {things}
+    [[layouts]]
+    image = "{{name}}.png"
+    """
+
+
+@pytest.mark.parametrize("things", ['["person", "car"]', '[1, 2, "car"]'])
+def test_countable_classes_are_given_by_name_or_id(tmp_path: Path, things: str) -> None:
+    load_description(write(tmp_path, own_things("test_things", things)))
+    assert class_space("test_things").things == (1, 2)
+
+
+@pytest.mark.parametrize("things", ['["cra"]', "[3]", "[-1]", "[true]", "[1.0]"])
+def test_a_countable_class_that_is_not_there_is_refused(tmp_path: Path, things: str) -> None:
+    with pytest.raises(
+        UserError, match=r"my.toml \[class_space\]: things: no class is .*ground, car, person"
+    ):
+        load_description(write(tmp_path, own_things("test_no_things", things)))
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 
-from data_loaders.samples import Sample, collate, planar
+from data_loaders.samples import Batch, Sample, collate, planar
 
 
 def sample(value: int, *, labelled: bool = True) -> Sample:
@@ -40,3 +42,24 @@ def test_an_unlabelled_batch_has_no_label_on_any_device() -> None:
 def test_labelled_and_unlabelled_samples_do_not_mix() -> None:
     with pytest.raises(AssertionError, match="unlabelled"):
         collate([sample(0), sample(1, labelled=False)])
+
+
+def test_a_batch_says_which_draws_and_which_part_of_each_image_it_shows() -> None:
+    padded = replace(sample(1), content=(3, 5))
+    batch = collate([sample(0), padded], draws=[8, 9]).to("cpu")
+    assert batch.draws == (8, 9)
+    assert batch.content is not None
+    assert batch.content.dtype == torch.int64
+    assert batch.content.tolist() == [[4, 6], [3, 5]]
+
+
+def test_without_padding_there_is_no_content_and_draws_may_be_unknown() -> None:
+    batch = collate([sample(0), sample(1)])
+    assert (batch.draws, batch.content) == ((), None)
+    plain = Batch(batch.image, batch.label, batch.names, batch.sizes)
+    assert (plain.draws, plain.content) == ((), None)
+
+
+def test_every_sample_has_its_draw() -> None:
+    with pytest.raises(AssertionError, match="one draw number per sample"):
+        collate([sample(0), sample(1)], draws=[8])

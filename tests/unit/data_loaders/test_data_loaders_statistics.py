@@ -17,13 +17,17 @@ from data_loaders.discovery import FileList, find_files
 from data_loaders.statistics import (
     LabelInfo,
     count_classes,
+    counted_class_space,
     label_info,
+    label_stem,
     read_class_statistics,
     read_label_info,
+    statistics_folder,
     total_pixels,
     write_class_statistics,
     write_label_info,
 )
+from utils.class_spaces import class_space
 from utils.errors import UserError
 
 LABELS = {
@@ -71,14 +75,42 @@ def test_the_json_files_have_the_text_of_the_original_converters(files: FileList
     }
 
 
-def test_statistics_are_read_back_by_image_whatever_the_folder(files: FileList, tmp_path: Path) -> None:
-    write_class_statistics(tmp_path, count_classes(files, "cityscapes19", num_workers=0))
-    assert read_class_statistics(tmp_path)["00002"] == {1: 1, 18: 5}
-    (tmp_path / "s.json").write_text('{"gta/labels/00009_labelTrainIds.png": {"3": 7}}')
-    assert read_class_statistics(tmp_path / "s.json") == {"00009": {3: 7}}
+def test_statistics_are_read_back_from_either_file_of_a_folder(files: FileList, tmp_path: Path) -> None:
+    images = count_classes(files, "cityscapes19", num_workers=0)
+    write_class_statistics(tmp_path, images)
+    expected = {image.label: image.pixels for image in images}
+    assert read_class_statistics(tmp_path) == expected
+    assert read_class_statistics(tmp_path / "sample_class_stats.json") == expected
+    (tmp_path / "sample_class_stats_dict.json").unlink()
+    assert read_class_statistics(tmp_path) == expected
 
 
-@pytest.mark.parametrize("text", ["[1, 2]", "no json", '{"a": 3}'])
+@pytest.mark.parametrize(
+    "name", ["00009.png", "gta/labels/00009_labelTrainIds.png", "cs/train/x/00009_labelIds.png"]
+)
+def test_label_files_of_one_image_share_their_stem(name: str) -> None:
+    assert label_stem(name) == "00009"
+
+
+def test_the_counted_classes_are_told_beside_the_files(files: FileList, tmp_path: Path) -> None:
+    images = count_classes(files, "idd7", num_workers=0)
+    assert counted_class_space(tmp_path) is None
+    assert tmp_path / "sample_class_space.json" in write_class_statistics(
+        tmp_path, images, class_space("idd7")
+    )
+    assert counted_class_space(tmp_path) == "idd7"
+    assert counted_class_space(tmp_path / "sample_class_stats.json") == "idd7"
+    (tmp_path / "sample_class_space.json").write_text("[]")
+    with pytest.raises(UserError, match=r"sample_class_space.json does not say which classes"):
+        counted_class_space(tmp_path)
+
+
+def test_counts_of_other_classes_have_their_own_folder(files: FileList) -> None:
+    assert statistics_folder(files, "cityscapes19") == files.root
+    assert statistics_folder(files, "idd7") == files.root / "class_statistics_idd7"
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "no json", '{"a": 3}', '[{"3": 4}]', '{"a": {"road": 3}}'])
 def test_other_json_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "s.json").write_text(text)
     with pytest.raises(UserError, match=r"s.json is not a sample_class_stats_dict.json"):

@@ -108,6 +108,14 @@ def test_workers_do_not_change_the_stream(num_workers: int) -> None:
     source.close()
 
 
+def test_a_batch_knows_the_draws_of_its_images() -> None:
+    whole = stream(global_batch=4)
+    ranks = [stream(global_batch=4, rank=rank, world_size=2) for rank in range(2)]
+    for first in (0, 4):
+        assert whole.next().draws == tuple(range(first, first + 4))
+        assert sum((source.next().draws for source in ranks), ()) == tuple(range(first, first + 4))
+
+
 def test_any_order_can_replace_the_shuffled_one() -> None:
     source = stream(order=lambda draw: draw % 2)
     assert [index for index, _ in draws(source, 1)] == [0, 1, 0, 1]

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from official_formats import mit_imagenet_files
 from torch import nn
 from torchvision import models
 
 from networks import NetworkSpec, build
-from networks.backbone_weights import holds_backbone_only, load_backbone
+from networks.backbone_weights import check_backbone_file, holds_backbone_only, load_backbone
 from networks.segmentation import SegmentationNetwork
 from utils.errors import UserError
 
@@ -176,3 +177,109 @@ def test_statistics_that_no_batch_norm_can_have_are_refused(tmp_path: Path, valu
     reference["bn1.running_var"][3] = value
     with pytest.raises(UserError, match=r"is damaged: bn1.running_var holds negative or no numbers"):
         load_backbone(network("resnet18", "deeplab_v2"), saved(tmp_path / "r18.pth", reference))
+
+
+def mit_network(backbone: str = "mit_b0") -> SegmentationNetwork:
+    return build(NetworkSpec("daformer", backbone, 3, "any3", {"head_channels": 8}))
+
+
+def mit_file(layout: str, backbone: str = "mit_b0") -> dict[str, Any]:
+    torch.manual_seed(1)
+    state = mit_network(backbone).backbone.state_dict()
+    drawn = {name: torch.randn_like(value) for name, value in state.items()}
+    return mit_imagenet_files(drawn)[layout]
+
+
+MIT_LAYOUTS = ["nvlabs", "mmsegmentation", "hugging_face"]
+
+
+@pytest.mark.parametrize("layout", MIT_LAYOUTS)
+def test_every_layout_fills_the_mix_transformer_and_leaves_the_head(layout: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "mit_b0.pth", mit_file(layout))
+    net, reference = mit_network(), mit_file("nvlabs")
+    head = [p.clone() for _, p in net.head_parameters()]
+    line = load_backbone(net, path)
+    assert "backbone mit_b0: 176 entries of a Mix Transformer" in line
+    for name, value in net.backbone.state_dict().items():
+        assert torch.equal(value, reference[name]), name
+    assert all(torch.equal(old, new) for old, (_, new) in zip(head, net.head_parameters(), strict=True))
+    assert holds_backbone_only(Path(path))
+    assert check_backbone_file(Path(path)) == "mit_b0"
+
+
+@pytest.mark.parametrize("layout", MIT_LAYOUTS)
+def test_a_prefix_or_a_wrapper_around_a_layout_is_taken(layout: str, tmp_path: Path) -> None:
+    content = mit_file(layout)
+    entries = {name.removeprefix("segformer."): v for name, v in content.get("state_dict", content).items()}
+    if layout != "hugging_face":
+        entries = {f"backbone.{name}": v for name, v in entries.items() if not name.startswith("head.")}
+    net = mit_network()
+    load_backbone(net, saved(tmp_path / "mit.pth", {"model": entries}))
+    assert torch.equal(net.backbone["norm4"].bias, mit_file("nvlabs")["norm4.bias"])
+
+
+def without(name: str) -> Any:
+    def change(entries: dict[str, Any]) -> None:
+        del entries[name]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("layout", "change", "message"),
+    [
+        ("nvlabs", without("norm2.bias"), "1 entries are missing, first backbone.norm2.bias"),
+        ("mmsegmentation", without("layers.1.1.0.attn.attn.in_proj_bias"), "block2.0.attn.q.bias"),
+        (
+            "hugging_face",
+            without("segformer.encoder.block.1.0.attention.self.key.bias"),
+            "first backbone.block2.0.attn.kv.bias.*not part of it, first .*block2.0.attn.value.bias",
+        ),
+        (
+            "mmsegmentation",
+            lambda entries: entries.update({"layers.0.2.bias": torch.zeros(7)}),
+            r"first backbone.norm1.bias: \(7,\)",
+        ),
+        (
+            "mmsegmentation",
+            lambda entries: entries.update({"layers.0.1.0.attn.attn.in_proj_bias": torch.zeros(7)}),
+            "not part of it, first backbone.block1.0.attn.attn.in_proj_bias",
+        ),
+        (
+            "nvlabs",
+            lambda entries: entries.update({"fuse.weight": torch.zeros(1)}),
+            "first backbone.fuse.weight",
+        ),
+        ("nvlabs", lambda entries: entries.update({"norm1.bias": 3}), "are no tensors"),
+    ],
+)
+def test_partial_mit_files_are_refused_by_name(
+    layout: str, change: Any, message: str, tmp_path: Path
+) -> None:
+    content = mit_file(layout)
+    change(content.get("state_dict", content))
+    path = saved(tmp_path / "mit.pth", content)
+    with pytest.raises(UserError, match=rf"mit.pth is a Mix Transformer .*does not fit mit_b0: .*{message}"):
+        load_backbone(mit_network(), path)
+
+
+def test_a_mix_transformer_of_another_size_is_named_with_the_one_that_is_built(tmp_path: Path) -> None:
+    path = saved(tmp_path / "x.pth", mit_file("nvlabs", "mit_b1"))
+    assert check_backbone_file(Path(path)) == "mit_b1"
+    with pytest.raises(
+        UserError, match=r"x.pth is a Mix .* of mit_b1, this run builds mit_b0; use --backbone"
+    ):
+        load_backbone(mit_network(), path)
+
+
+def test_a_mix_transformer_and_a_resnet_do_not_take_each_others_files(tmp_path: Path) -> None:
+    mit = saved(tmp_path / "mit.pth", mit_file("nvlabs"))
+    resnet = saved(tmp_path / "r18.pth", models.resnet18().state_dict())
+    with pytest.raises(UserError, match=r"a Mix Transformer .* another kind of backbone than resnet18; use"):
+        load_backbone(network("resnet18"), mit)
+    with pytest.raises(
+        UserError, match=r"a ResNet .* another kind of backbone than mit_b0; use --backbone res"
+    ):
+        load_backbone(mit_network(), resnet)
+    with pytest.raises(UserError, match=r"torchvision has no weights for the backbone mit_b0; give a file"):
+        load_backbone(mit_network(), "torchvision")

@@ -58,7 +58,7 @@ def test_v2_adds_all_four_branches_and_starts_as_the_authors_code_does() -> None
     x = torch.randn(1, 512, 7, 7)
     with torch.no_grad():
         expected = sum(branch(x) for branch in branches)
-        torch.testing.assert_close(net.classifier(x), expected)
+        torch.testing.assert_close(net.classifier(x).logits, expected)
     assert [branch.dilation[0] for branch in branches] == [6, 12, 18, 24]
     for branch in branches:
         assert branch.weight.requires_grad
@@ -91,7 +91,7 @@ def test_v3plus_head_is_the_composition_that_its_names_say() -> None:
         fused = head.bottleneck(torch.cat(pyramid, 1))
         fused = nn.functional.interpolate(fused, size=(8, 9), mode="bilinear", align_corners=True)
         expected = head.decoder(torch.cat([fused, head.shortcut(low)], 1))
-        torch.testing.assert_close(head(x, low), expected)
+        torch.testing.assert_close(head(x, low).logits, expected)
 
 
 def test_dropout_acts_in_training_alone() -> None:
@@ -137,3 +137,33 @@ def test_existing_architectures_keep_their_normalisation() -> None:
     for architecture, backbone in (("deeplab_two_head", "resnet18_quarter"), ("deeplab_vgg", "vgg16")):
         options = complete(NetworkSpec(architecture, backbone, 19, "cityscapes19")).options
         assert options.get("norm_style", "bn") == "bn"
+
+
+FEATURES = {  # architecture: options, the layers between features and logits
+    "deeplab_two_head": ({"head_channels": 8, "bottleneck_channels": 6}, lambda net: net.layer6.head),
+    "deeplab_v2": ({}, lambda net: lambda x: net.classifier(x).logits),
+    "deeplab_oracle": ({}, lambda net: lambda x: net.layer5(x).logits),
+    "deeplab_v3plus": ({"head_channels": 8, "low_channels": 4}, lambda net: net.classifier.decoder[2:]),
+}
+
+
+@pytest.mark.parametrize("architecture", FEATURES)
+def test_features_are_what_the_main_classifier_takes(architecture: str) -> None:
+    options, classifier = FEATURES[architecture]
+    net = build(NetworkSpec(architecture, "resnet18_quarter", 3, "any3", options)).eval()
+    images = torch.randint(0, 256, (2, 3, 33, 40), dtype=torch.uint8)
+    with torch.no_grad():
+        output, stages = net(images), net.encode(images)
+        assert output.features.shape == (2, net.feature_channels, *output.logits.shape[2:])
+        assert torch.equal(classifier(net)(output.features), output.logits)
+        assert torch.equal(net.decode(stages).logits, output.logits)
+        part = net.decode([stage[1:] for stage in stages])
+    torch.testing.assert_close(part.logits, output.logits[1:], rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_does_not_touch_the_features() -> None:
+    options = {"head_channels": 8, "bottleneck_channels": 6, "drop_rate": 0.9, "norm_style": "gn"}
+    net = build(NetworkSpec("deeplab_two_head", "resnet18_quarter", 3, "any3", options))
+    set_batch_norm(net, "frozen", train_affine=False)
+    images = torch.randint(0, 256, (2, 3, 33, 40), dtype=torch.uint8)
+    assert torch.equal(net(images).features, net(images).features)

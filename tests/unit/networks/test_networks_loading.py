@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from official_formats import daformer_checkpoint
 
 from networks import NetworkSpec, build
 from networks.loading import load_network, load_weights
@@ -111,6 +112,40 @@ def test_a_published_generator_in_the_old_format_is_loaded(tmp_path: Path) -> No
     assert (loaded.source, loaded.iteration, loaded.evaluation) == ("mrnet", 25000, {})
     with pytest.raises(UserError, match=r"holds no teacher"):
         load_network(tmp_path / "GTA5_25000.pth", weights="teacher")
+
+
+@pytest.fixture(scope="module")
+def daformer_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("daformer") / "latest.pth"
+    torch.save(daformer_checkpoint("mit_b0", prefix="module."), path)
+    return path
+
+
+@pytest.mark.parametrize(("weights", "part"), [("student", "model"), ("teacher", "ema_model")])
+def test_both_networks_of_a_daformer_checkpoint_are_loaded(
+    daformer_file: Path, weights: Any, part: str
+) -> None:
+    loaded = load_network(daformer_file, weights=weights, num_classes_expected=19)
+    stored = torch.load(daformer_file, weights_only=True)["state_dict"]
+    for name, value in loaded.network.state_dict().items():
+        assert torch.equal(value, stored[f"module.{part}.{name}"]), name
+    assert (loaded.spec.architecture, loaded.spec.backbone) == ("daformer", "mit_b0")
+    assert (loaded.source, loaded.iteration) == ("daformer", 40_000)
+    assert loaded.evaluation == {"protocol": "daformer-cityscapes"}
+
+
+def test_a_daformer_network_is_filled_with_the_teacher_whatever_its_drop_rates(daformer_file: Path) -> None:
+    options = {"drop_rate": 0.0, "drop_path_rate": 0.2}
+    net = build(NetworkSpec("daformer", "mit_b0", 19, "cityscapes19", options))
+    assert "teacher weights" in load_weights(net, daformer_file, weights="teacher")
+    assert same_weights(net, load_network(daformer_file, weights="teacher").network)
+
+
+def test_a_daformer_checkpoint_does_not_fill_another_size(daformer_file: Path) -> None:
+    with torch.device("meta"):
+        net = build(NetworkSpec("daformer", "mit_b1", 19, "cityscapes19"))
+    with pytest.raises(UserError, match="backbone mit_b0, this run builds one with mit_b1"):
+        load_weights(net, daformer_file)
 
 
 def test_a_network_is_filled_from_a_run_with_another_drop_rate(

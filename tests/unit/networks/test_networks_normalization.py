@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -41,6 +42,17 @@ def test_torchvision_images_are_scaled_rgb() -> None:
     x = torch.full((1, 3, 2, 2), 255, dtype=torch.uint8)
     expected = torch.tensor([(1 - 0.485) / 0.229, (1 - 0.456) / 0.224, (1 - 0.406) / 0.225]).view(1, 3, 1, 1)
     torch.testing.assert_close(torchvision_normalization()(x), expected.expand(1, 3, 2, 2))
+
+
+@pytest.mark.parametrize("make", [caffe_normalization, torchvision_normalization])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_the_neutral_color_becomes_zero(make: Callable[[], InputNormalization], dtype: torch.dtype) -> None:
+    layer = make().to(dtype)
+    color = layer.neutral_color()
+    assert color.shape == (1, 3, 1, 1)
+    assert color.dtype == dtype
+    assert not layer(color.expand(2, 3, 4, 5)).any()
+    assert color[0, 0] > color[0, 2], "ImageNet's red is brighter than its blue"
 
 
 def test_uint8_and_floating_images_give_the_same() -> None:

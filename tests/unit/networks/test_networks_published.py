@@ -185,6 +185,77 @@ def test_a_ripu_checkpoint_of_another_class_space_is_refused() -> None:
         identify(ripu(num_classes=16), class_space="cityscapes19")
 
 
+def daformer(
+    *parts: str, backbone: str = "mit_b1", num_classes: int = 19, module: str = ""
+) -> dict[str, Any]:
+    """Content of a DAFormer or DIDA checkpoint with these networks, without memory for their weights."""
+    with torch.device("meta"):
+        state = build(NetworkSpec("daformer", backbone, num_classes, "any")).state_dict()
+    entries = {f"{module}{part}{name}": value.clone() for part in parts for name, value in state.items()}
+    return {"meta": {"iter": 40_000}, "state_dict": entries, "optimizer": {"state": {}}}
+
+
+WHOLE = ("model.", "ema_model.", "imnet_model.")
+
+
+@pytest.mark.parametrize("module", ["", "module."])
+@pytest.mark.parametrize("backbone", ["mit_b0", "mit_b1", "mit_b3"])
+def test_networks_of_a_daformer_checkpoint_are_told_apart(backbone: str, module: str) -> None:
+    content = daformer(*WHOLE, backbone=backbone, num_classes=16, module=module)
+    for weights, part in (("student", "model."), ("teacher", "ema_model.")):
+        spec, state = identify(content, weights=weights)
+        assert (spec.architecture, spec.backbone, spec.class_space) == ("daformer", backbone, "synthia16")
+        assert all(value is content["state_dict"][module + part + name] for name, value in state.items())
+
+
+def test_a_plain_segmentor_is_a_student() -> None:
+    plain = daformer("")["state_dict"]
+    assert identify(plain)[0].backbone == identify({"state_dict": plain})[0].backbone == "mit_b1"
+    with pytest.raises(UserError, match=r"x.pth .* holds no teacher \(ema_model..\); use --weights student"):
+        identify(plain, Path("x.pth"), weights="teacher")
+
+
+@pytest.mark.parametrize(
+    ("parts", "weights", "message"),
+    [
+        (("model.",), "teacher", "holds no teacher .*; use --weights student"),
+        (("ema_model.",), "student", "holds no student .*; use --weights teacher"),
+        (("imnet_model.",), "student", "holds no student .*; give another checkpoint"),
+    ],
+)
+def test_a_network_that_is_not_there_is_named(parts: tuple[str], weights: Any, message: str) -> None:
+    with pytest.raises(UserError, match=f"a DAFormer or DIDA checkpoint and {message}"):
+        identify(daformer(*parts), weights=weights)
+
+
+def test_other_layouts_hold_no_teacher() -> None:
+    with pytest.raises(UserError, match="an MRNet generator and holds no teacher; use --weights student"):
+        identify(generator(), weights="teacher")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda state: state.pop("model.decode_head.conv_seg.weight"),
+            "entry decode_head.conv_seg.weight is",
+        ),
+        (lambda state: state.pop("model.backbone.norm3.bias"), "missing, first backbone.norm3.bias"),
+        (lambda state: state.pop("model.backbone.patch_embed2.proj.weight"), "none of the Mix Transformers"),
+        (lambda state: state.update({"model.decode_head.more": T}), "first decode_head.more"),
+        (
+            lambda state: state.update({"model.backbone.norm1.bias": torch.empty(7)}),
+            r"first backbone.norm1.bias: \(7,\) instead of \(64,\)",
+        ),
+    ],
+)
+def test_partial_daformer_checkpoints_are_refused_by_name(change: Any, message: str) -> None:
+    content = daformer(*WHOLE)
+    change(content["state_dict"])
+    with pytest.raises(UserError, match=f"looks like a DAFormer or DIDA checkpoint.*{message}"):
+        identify(content)
+
+
 T = torch.empty(1)
 FOREIGN = {
     "RIPU or DWACA": {"iteration": 1, "feature_extractor": {}, "classifier": {}},

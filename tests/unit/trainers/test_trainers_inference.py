@@ -1,4 +1,4 @@
-"""Passes, their fusion, uncertainty maps, protocols, and the loop helpers around them."""
+"""Passes, their fusion, uncertainty maps, and the loop helpers around them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 from networks.spec import SegmentationOutput
 from trainers import inference
 from trainers.inference import Pass, Predictor, evaluation_mode, fuse, fused_probability, prefetch
-from trainers.protocols import PROTOCOLS, Protocol, choose_protocol, labelling_protocol, protocol_named
+from trainers.protocols import Protocol
 from utils import maths
 from utils.errors import UserError
 
@@ -245,97 +245,6 @@ def test_progress_tells_rate_and_time_left() -> None:
     for _ in range(4):
         progress.advance()
     assert progress.line(8.0) == "evaluation 4/10, 0.50 images/s, 0:00:12 left"
-
-
-@pytest.mark.parametrize(
-    ("name", "sizes", "output", "passes"),
-    [
-        ("mrnet-cityscapes", [(1024, 512), (1280, 640)], (2048, 1024), 4),
-        ("mrnet-robotcar", [(1280, 960), (1024, 768)], (1280, 960), 4),
-        ("mrnet-robotcar-labels", [(1280, 960), (1600, 1200)], (1280, 960), 4),
-        ("mrnet-gta5", [(1280, 640)], (1280, 640), 1),
-        ("mrnet", [(320, 240), (400, 300)], None, 4),
-        ("ripu-cityscapes", [(1280, 640)], None, 2),
-        ("ripu-cityscapes-1024", [(1024, 512)], None, 2),
-        ("ripu", [(320, 240)], None, 2),
-        ("common", [(320, 240)], None, 1),
-    ],
-)
-def test_presets_have_the_published_sizes(
-    name: str, sizes: list[tuple[int, int]], output: tuple[int, int] | None, passes: int
-) -> None:
-    protocol = protocol_named(name)
-    assert protocol.input_sizes((320, 240)) == sizes
-    assert protocol.output_size == output
-    assert protocol.passes == passes
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
-def test_protocol_survives_plain_values(protocol: Protocol) -> None:
-    assert Protocol.from_dict(protocol.to_dict()) == protocol
-
-
-def test_only_ripus_presets_upsample_logits_and_count_absent_classes_as_zero() -> None:
-    for name, protocol in PROTOCOLS.items():
-        ripu = name.startswith("ripu")
-        assert protocol.upsampled == ("logits" if ripu else "probabilities")
-        assert protocol.absent == ("zero" if ripu else "nan")
-        assert protocol.flip or not ripu
-
-
-def test_protocols_of_older_snapshots_upsample_probabilities() -> None:
-    values = protocol_named("mrnet-cityscapes").to_dict()
-    del values["upsampled"]
-    assert Protocol.from_dict(values) == protocol_named("mrnet-cityscapes")
-    assert choose_protocol(None, evaluation={"protocol": values}).upsampled == "probabilities"
-
-
-def test_labels_are_made_by_ripus_own_protocol() -> None:
-    own = choose_protocol("ripu", evaluation={}, base_size=(64, 32))
-    assert labelling_protocol(own) == own
-    assert own.upsampled == "logits"
-
-
-def test_a_published_files_own_protocol_wins_over_the_targets() -> None:
-    remembered = {"protocol": "ripu-cityscapes"}
-    assert choose_protocol(None, evaluation=remembered, target="cityscapes").base_size == (1280, 640)
-    small = choose_protocol(None, evaluation=remembered, target="cityscapes", base_size=(64, 32))
-    assert (small.name, small.base_size, small.absent) == ("ripu-cityscapes", (64, 32), "zero")
-
-
-def test_unknown_protocol_names_the_nearest() -> None:
-    with pytest.raises(UserError, match="did you mean mrnet-cityscapes"):
-        protocol_named("mrnet-cityscape")
-
-
-def test_protocol_is_the_asked_one_else_the_remembered_else_the_published_one_of_the_target() -> None:
-    own = Protocol(name="own", base_size=(8, 4))
-    assert choose_protocol("common", evaluation={"protocol": own.to_dict()}).name == "common"
-    assert choose_protocol(None, evaluation={"protocol": own.to_dict()}, target="cityscapes") == own
-    assert choose_protocol(None, evaluation={"protocol": "common"}, target="cityscapes").name == "common"
-    assert choose_protocol(None, evaluation={}, target="cityscapes").name == "mrnet-cityscapes"
-    assert choose_protocol(None, evaluation={}, target="camvid").name == "mrnet"
-
-
-def test_open_base_size_is_the_asked_one_else_the_training_runs() -> None:
-    trained = {"input_size_target": [320, 240]}
-    assert choose_protocol("common", evaluation=trained).base_size == (320, 240)
-    assert choose_protocol("common", evaluation=trained, base_size=(64, 32)).base_size == (64, 32)
-    assert choose_protocol("mrnet-gta5", evaluation=trained).base_size == (1280, 640)
-    assert choose_protocol("common", evaluation={}).base_size is None
-
-
-def test_robotcar_labels_are_made_at_the_published_larger_size() -> None:
-    assert labelling_protocol(protocol_named("mrnet-robotcar")).name == "mrnet-robotcar-labels"
-    assert labelling_protocol(protocol_named("mrnet-cityscapes")).name == "mrnet-cityscapes"
-
-
-def test_a_base_size_of_the_users_own_stays_in_the_labelling_protocol() -> None:
-    own = choose_protocol("mrnet-robotcar", evaluation={}, base_size=(640, 480))
-    labels = labelling_protocol(own)
-    assert labels.name == "mrnet-robotcar-labels"
-    assert labels.input_sizes((1280, 960)) == [(640, 480), (800, 600)]
-    assert labels.output_size == own.output_size
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ class TestStreams:
         with (
             run_in(tmp_path, stop=3) as run,
             pytest.raises(
-                UserError, match=r"stream source reads other .* /data/0.png.*--snapshot-dir"
+                UserError, match=r"stream source reads or draws other .* /data/0.png.*--snapshot-dir"
             ) as refused,
         ):
             trainer(run, "bbbb", 3).fit()

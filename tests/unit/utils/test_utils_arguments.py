@@ -247,7 +247,10 @@ class TestGiven:
         active = arguments.make_parser("Selects.", prog="train_al.py")
         arguments.add_active_arguments(active)
         arguments.add_source_order_arguments(active)
-        options = set(vars(parse())) | {action.dest for action in active._actions}
+        online = arguments.make_parser("Trains.", prog="train_st.py")
+        arguments.add_aspect_crop_arguments(online)
+        actions = [*active._actions, *online._actions]
+        options = set(vars(parse())) | {action.dest for action in actions}
         assert options >= arguments.FREE_TO_CHANGE
 
 

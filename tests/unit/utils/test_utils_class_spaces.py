@@ -29,6 +29,13 @@ PAIRS = [
     ("synthia16", "idd7"),
 ]
 
+ADAPTED = {
+    "synthia16": ["light", "sign", "person", "rider", "car", "bus", "motorcycle", "bicycle"],
+    "robotcar9": ["person", "two-wheel", "automobile", "sign", "light"],
+    "camvid11": ["sign", "car", "pedestrian", "bicyclist"],
+    "idd7": ["living things", "vehicles", "roadside objects"],
+}
+
 
 @pytest.mark.parametrize("name", ["cityscapes19", "synthia16", "robotcar9", "camvid11", "idd7"])
 def test_a_space_has_one_color_per_class_and_its_number_of_classes_in_the_name(name: str) -> None:
@@ -48,6 +55,14 @@ def test_synthia_subsets_leave_out_the_classes_of_the_protocol() -> None:
     assert [sixteen.class_names[i] for i in sixteen.subsets["13 classes"]] == list(
         names[list(subsets["13 classes"])]
     )
+
+
+def test_things_are_the_countable_classes() -> None:
+    assert class_space("cityscapes19").things == (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)  # DAFormer's
+    found = {
+        space: [class_space(space).class_names[i] for i in class_space(space).things] for space in ADAPTED
+    }
+    assert found == ADAPTED
 
 
 def test_an_unknown_space_suggests_the_nearest() -> None:
@@ -100,7 +115,9 @@ def test_a_missing_merge_says_what_is_possible() -> None:
 
 def test_a_space_survives_pickling() -> None:
     space = class_space("cityscapes19")
-    assert pickle.loads(pickle.dumps(space)) == space
+    copied = pickle.loads(pickle.dumps(space))
+    assert copied == space
+    assert copied.things == space.things
 
 
 def test_registering_twice_is_harmless_but_not_with_other_classes() -> None:
@@ -110,6 +127,8 @@ def test_registering_twice_is_harmless_but_not_with_other_classes() -> None:
     assert merge_table("idd7", "test_two")[:8].tolist() == [0, 0, 1, 1, 255, 255, 0, 255]
     with pytest.raises(UserError, match="already defined"):
         register_class_space(replace(space, class_names=("a", "c")))
+    with pytest.raises(UserError, match="already defined"):
+        register_class_space(replace(space, things=(1,)))
 
 
 @pytest.mark.parametrize(
@@ -118,6 +137,7 @@ def test_registering_twice_is_harmless_but_not_with_other_classes() -> None:
         (ClassSpace("test_bad", ("a",), ()), {}, "1 class names but 0 colours"),
         (ClassSpace("test_bad", (), ()), {}, "0 classes"),
         (ClassSpace("test_bad", ("a",), ((0, 0, 0),), {"x": (1,)}), {}, "subset 'x'"),
+        (ClassSpace("test_bad", ("a",), ((0, 0, 0),), things=(0, 1)), {}, r"things \[0, 1\] has ids outside"),
         (ClassSpace("test_bad", ("a",), ((0, 0, 0),)), {"idd7": (0, 0)}, "needs 7 ids"),
     ],
 )
