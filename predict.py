@@ -38,6 +38,7 @@ from utils.arguments import (
     make_parser,
     non_negative_int,
     parse,
+    warn,
 )
 from utils.class_spaces import TABLE_SIZE, ClassSpace, class_space
 from utils.distributed import World
@@ -118,6 +119,8 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     add_distributed_arguments(parser)
     args = parse(parser, argv)
     args.write = args.write or ["labels", "color"]
+    if args.server_ids and "labels" not in args.write:
+        warn(f"--server-ids has no effect: --write {' '.join(args.write)} writes no labels")
     return args
 
 

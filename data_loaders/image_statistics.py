@@ -41,18 +41,19 @@ def statistics_for(files: FileList, space: ClassSpace, path: Path | None = None)
             that writes the right ones.
     """
     folder = path or statistics_folder(files, space.name)
-    file = statistics_file(folder)
-    remedy = f"count again: {statistics_command(files, space, path)}"
+    file = statistics_place(files, space, path)
+    command = statistics_command(files, space, path)
+    remedy = f"count again: {command}"
     if not file.is_file():
         elsewhere = " (or name their folder with --class-statistics)" if path is None else ""
         raise UserError(
             f"rare class sampling needs the pixels per class of the source images, but {file} is not there; "
-            f"count them once: {statistics_command(files, space, path)}{elsewhere}"
+            f"count them once: {command}{elsewhere}"
         )
     try:
         counted, statistics = counted_class_space(folder), read_class_statistics(file)
     except UserError as error:
-        raise UserError(f"{error} Here: {statistics_command(files, space, path)}") from None
+        raise UserError(f"{error} Here: {command}") from None
     if counted not in (None, space.name):
         raise UserError(f"{file} counts the classes of {counted}, the run trains {space.name}; {remedy}")
     unknown = sorted(
@@ -68,8 +69,17 @@ def statistics_for(files: FileList, space: ClassSpace, path: Path | None = None)
     return matched
 
 
+def statistics_place(files: FileList, space: ClassSpace, path: Path | None) -> Path:
+    """The file that `statistics_for` reads, there or not; arguments as there."""
+    return statistics_file(path or statistics_folder(files, space.name))
+
+
 def statistics_command(files: FileList, space: ClassSpace, path: Path | None) -> str:
-    """The command that writes the statistics of a list where `statistics_for` looks for them."""
+    """The command that writes the statistics of a list where `statistics_for` looks for them.
+
+    Statistics that a given `path` has already may be another data set's and are not written over: the command
+    writes to a folder in it, and says to name that by --class-statistics.
+    """
     description = files.description
     name = str(description.file) if description.is_own else description.name
     parts = ["python", "prepare_data.py", "statistics", name, "--root", str(files.root)]
@@ -77,9 +87,14 @@ def statistics_command(files: FileList, space: ClassSpace, path: Path | None) ->
         parts += ["--split", files.split]
     if space.name != description.default_class_space:
         parts += ["--classes", space.name]
-    if path is not None:
-        parts += ["--output", str(path.parent if path.suffix == ".json" else path)]
-    return shlex.join(parts)
+    if path is None:
+        return shlex.join(parts)
+    folder = path.parent if path.is_file() or path.suffix == ".json" else path
+    if not statistics_file(path).is_file():
+        return shlex.join([*parts, "--output", str(folder)])
+    fresh = folder / f"{description.name}_{space.name}"
+    renamed = shlex.join(["--class-statistics", str(fresh)])
+    return f"{shlex.join([*parts, '--output', str(fresh)])} (then give {renamed})"
 
 
 def _matched(files: FileList, statistics: dict[str, Counts], file: Path, remedy: str) -> list[Counts]:

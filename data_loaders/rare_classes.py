@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain
 
 import numpy as np
 
@@ -17,18 +16,10 @@ from data_loaders.aspect_crops import AspectCropTransform
 from data_loaders.dataset import SegmentationDataset
 from data_loaders.file_list import Item
 from data_loaders.histogram import value_counts
-from data_loaders.image_statistics import statistics_for
 from data_loaders.samples import Sample
+from data_loaders.statistics import class_occurrences
 from data_loaders.transforms import Pair, RandomSource
 from utils.errors import UserError
-
-__all__ = [
-    "RareClassDistribution",
-    "RareClassSampler",
-    "RareClassSamples",
-    "rare_class_distribution",
-    "statistics_for",
-]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -64,7 +55,7 @@ class RareClassSampler:
     """Draws a class by its rarity, then any image with enough of it.
 
     Args:
-        counts: train id -> pixels of every image, as `statistics_for` gives them.
+        counts: train id -> pixels of every image, as `image_statistics.statistics_for` gives them.
         temperature: of the softmax, see `rare_class_distribution`.
         min_pixels: an image can be drawn for a class if it has more pixels of it than this.
         class_names: of the class space.
@@ -88,7 +79,7 @@ class RareClassSampler:
         self.min_pixels = min_pixels
         self.class_names = tuple(class_names)
         self.origin = origin
-        occurrences = _occurrences(counts)
+        occurrences = class_occurrences(counts)
         if not occurrences:
             raise UserError(f"{origin}: no source image has a pixel of any class; check the labels")
         self.pixels_per_class = {train: int(found.pixels.sum()) for train, found in occurrences.items()}
@@ -138,29 +129,6 @@ class RareClassSampler:
             + (f", and so for {others} other classes" if others else "")
             + f"; use --rare-class-min-pixels {min(largest[train] for train in missing) - 1} or less"
         )
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Occurrences:
-    """Numbers of the images that hold a class, ascending, and its pixels in each."""
-
-    images: np.ndarray
-    pixels: np.ndarray
-
-
-def _occurrences(counts: Sequence[Mapping[int, int]]) -> dict[int, _Occurrences]:
-    """Train id -> where it occurs, in the order of first appearance; counts of 0 are none."""
-    lengths = np.fromiter(map(len, counts), np.int64, len(counts))
-    entries = int(lengths.sum())
-    classes = np.fromiter(chain.from_iterable(counts), np.int16, entries)  # sorted by radix: 16 bit at most
-    pixels = np.fromiter(chain.from_iterable(image.values() for image in counts), np.int64, entries)
-    images = np.repeat(np.arange(len(counts)), lengths)
-    occurs = np.flatnonzero(pixels)
-    order = occurs[np.argsort(classes[occurs], kind="stable")]
-    ends = np.bincount(classes[occurs]).cumsum()[:-1]
-    places = [part for part in np.split(order, ends) if part.size]
-    places.sort(key=lambda part: int(part[0]))
-    return {int(classes[part[0]]): _Occurrences(images[part], pixels[part]) for part in places}
 
 
 class RareClassSamples:

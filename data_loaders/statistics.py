@@ -11,6 +11,7 @@ import pickle
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -71,13 +72,38 @@ def label_classes(raw: np.ndarray, table: np.ndarray) -> tuple[dict[int, int], t
     return pixels, tuple(dict.fromkeys(found))
 
 
-def total_pixels(images: Iterable[ImageClasses], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
+@dataclass(frozen=True, slots=True, eq=False)
+class Occurrences:
+    """Numbers of the images that hold a class, ascending, and its pixels in each: (n,) int64."""
+
+    images: np.ndarray
+    pixels: np.ndarray
+
+
+def class_occurrences(counts: Sequence[Mapping[int, int]]) -> dict[int, Occurrences]:
+    """Train id -> where it occurs, in the order of first appearance.
+
+    Args:
+        counts: train id -> pixels of every image; 0 pixels are none.
+    """
+    lengths = np.fromiter(map(len, counts), np.int64, len(counts))
+    entries = int(lengths.sum())
+    classes = np.fromiter(chain.from_iterable(counts), np.int16, entries)  # sorted by radix: 16 bit at most
+    pixels = np.fromiter(chain.from_iterable(image.values() for image in counts), np.int64, entries)
+    images = np.repeat(np.arange(len(counts)), lengths)
+    occurs = np.flatnonzero(pixels)
+    order = occurs[np.argsort(classes[occurs], kind="stable")]
+    ends = np.bincount(classes[occurs]).cumsum()[:-1]
+    places = [part for part in np.split(order, ends) if part.size]
+    places.sort(key=lambda part: int(part[0]))
+    return {int(classes[part[0]]): Occurrences(images[part], pixels[part]) for part in places}
+
+
+def total_pixels(images: Sequence[ImageClasses], num_classes: int) -> tuple[np.ndarray, np.ndarray]:
     """(C,) int64 pixels and (C,) int64 images per class."""
     pixels, occurrences = np.zeros(num_classes, np.int64), np.zeros(num_classes, np.int64)
-    for image in images:
-        for train, count in image.pixels.items():
-            pixels[train] += count
-            occurrences[train] += 1
+    for train, found in class_occurrences([image.pixels for image in images]).items():
+        pixels[train], occurrences[train] = found.pixels.sum(), len(found.images)
     return pixels, occurrences
 
 
@@ -121,14 +147,14 @@ def read_class_statistics(path: Path) -> dict[str, dict[int, int]]:
         path: a `sample_class_stats_dict.json` or `sample_class_stats.json`, or the folder that holds one.
 
     Raises:
-        UserError: the file is missing or holds something else.
+        UserError: the file is missing or holds something else, such as counts below 0.
     """
     file = statistics_file(path)
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(content, list):
             content = {entry["file"]: _without_file(entry) for entry in content}
-        return {
+        statistics = {
             str(name): {int(train): int(count) for train, count in counts.items()}
             for name, counts in content.items()
         }
@@ -142,6 +168,13 @@ def read_class_statistics(path: Path) -> dict[str, dict[int, int]]:
             f"{file} is not a {STATISTICS_BY_FILE} (file -> class -> pixels) or {STATISTICS}; "
             f"write it again with prepare_data.py statistics."
         ) from None
+    for name, counts in statistics.items():
+        if min(counts.values(), default=0) < 0:
+            raise UserError(
+                f"{file} has {min(counts.values())} pixels of a class in {name}, a count below 0; write it "
+                "again with prepare_data.py statistics."
+            )
+    return statistics
 
 
 def statistics_file(path: Path) -> Path:

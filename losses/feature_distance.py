@@ -47,42 +47,36 @@ def feature_mask(
 
     Args:
         labels: (N, H, W) uint8 or int64 train ids, 255 is ignored.
-        features_size: (h, w). Cells are W // w pixels wide and high as in the released code; where such cells
-            do not give this size, they are H / h by W / w pixels.
+        features_size: (h, w), which divides the labels as in `downscaled_labels`.
         classes: train ids that count.
         num_classes: C.
         min_share: of a cell's pixels, as in `downscaled_labels`.
     """
-    height, width = features_size
-    scale = labels.shape[2] // width
-    if scale and (labels.shape[1] // scale, labels.shape[2] // scale) == (height, width):
-        labels = labels[:, : height * scale, : width * scale]
-    majority = _majority(labels, (height, width), num_classes=num_classes, min_share=min_share)
+    majority = downscaled_labels(labels, features_size, num_classes=num_classes, min_share=min_share)
     mask = torch.zeros_like(majority, dtype=torch.bool)
     for train_id in classes:  # a few small kernels, and nothing that is copied from the host
         mask |= majority == train_id
     return mask
 
 
-def downscaled_labels(labels: Tensor, scale: int, *, num_classes: int, min_share: float) -> Tensor:
-    """Class of each cell of `scale` x `scale` pixels: (N, H // scale, W // scale) int64.
+def downscaled_labels(labels: Tensor, size: tuple[int, int], *, num_classes: int, min_share: float) -> Tensor:
+    """Class of each of the `size` = (h, w) cells that divide the labels: (N, h, w) int64.
 
     255 where the largest share is below `min_share`, or where the ignored pixels, which count as one more
-    class, have it. The lowest id wins a tie. Pixels beyond the last whole cell are left out.
+    class, have it. The lowest id wins a tie.
+
+    Cells are W // w pixels wide and high as in the released code, and pixels beyond the last one are left
+    out; where such cells do not give this size, they are H / h by W / w pixels.
 
     Args:
         labels: (N, H, W) uint8 or int64 train ids, 255 is ignored.
-        scale: pixels.
+        size: (h, w).
         num_classes: C.
         min_share: in [0, 1]; exactly so much is enough.
     """
-    height, width = labels.shape[1] // scale, labels.shape[2] // scale
-    labels = labels[:, : height * scale, : width * scale]
-    return _majority(labels, (height, width), num_classes=num_classes, min_share=min_share)
-
-
-def _majority(labels: Tensor, size: tuple[int, int], *, num_classes: int, min_share: float) -> Tensor:
-    """`downscaled_labels` for cells that divide the image into `size` = (h, w) parts as equal as possible."""
+    scale = labels.shape[2] // size[1]
+    if scale and (labels.shape[1] // scale, labels.shape[2] // scale) == tuple(size):
+        labels = labels[:, : size[0] * scale, : size[1] * scale]
     images, height, width = labels.shape
     rows, columns = (
         torch.arange(length, device=labels.device) * cells // length

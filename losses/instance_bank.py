@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -97,9 +97,9 @@ def within_class_cosine(features: Tensor, labels: Tensor) -> Tensor:
 class InstanceBank(nn.Module):
     """K features of source instances, each with its class; all ranks hold the same bank.
 
-    The bank is empty at first. It is filled from a file (`set`) or from class means (`add`, or as published
-    `fill`); once it is full, `update` moves the features and keeps the labels. `pointer` is the entry that
-    the next write goes to, K when the last one was just written.
+    The bank is empty at first. It is filled from a file (`set`) or from class means (`add`); once it is full,
+    `update` moves the features and keeps the labels. `pointer` is the entry that the next write goes to, K
+    when the last one was just written.
 
     All buffers are part of snapshots; the features have the type the module is moved to (`.double()`).
 
@@ -138,16 +138,6 @@ class InstanceBank(nn.Module):
     def histogram(self) -> Tensor:
         """Entries of each class: (C,) int64."""
         return class_counts(self.labels, self.num_classes)
-
-    def missing_classes(self) -> list[int]:
-        """Classes without an entry, ascending."""
-        return (self.histogram() == 0).nonzero().flatten().tolist()
-
-    def under_represented(self, order: Iterable[int]) -> list[int]:
-        """The classes of `order` with fewer than K / C - 1 entries, in that order."""
-        counts = self.histogram().tolist()
-        enough = len(self.labels) / self.num_classes - 1
-        return [index for index in order if counts[index] < enough]
 
     def scalars(self) -> dict[str, Tensor]:
         """What a log shows of a full bank: norms of the features, and the mean cosine within classes."""
@@ -204,30 +194,6 @@ class InstanceBank(nn.Module):
                 counts[label] += 1
                 added += 1
         return added
-
-    @torch.no_grad()
-    def fill(self, features: Tensor, labels: Tensor, order: Iterable[int]) -> None:
-        """Appends the class means of one global batch until the bank is full. Collective; waits for a device.
-
-        Image after image, the classes of the batch in `order`: the mean feature of that image over the
-        positions of the class in all images of the batch, as released.
-
-        Args:
-            features: (N, D, h, w) of this rank's source images.
-            labels: (N, H, W) of them, 255 ignored.
-            order: of the classes, such as `CITYSCAPES_RARE_FIRST`.
-        """
-        self.add(*self._instances(features, labels, order))
-
-    def _instances(self, features: Tensor, labels: Tensor, order: Iterable[int]) -> tuple[Tensor, list[int]]:
-        """Class means of all images of the global batch, image after image: (M, D), and their M classes."""
-        with torch.autocast(features.device.type, enabled=False), exact_float32():
-            weights = distributed.all_reduce_sum(self._weights(labels, features))
-            means = class_means(weights, features.to(weights.dtype))  # (N, C, D)
-        present = weights.flatten(1).any(1).tolist()
-        classes = [index for index in order if present[index]]
-        everywhere = distributed.all_gather_equal(means)[:, classes]
-        return everywhere.flatten(0, 1), classes * len(everywhere)
 
     @torch.no_grad()
     def update(

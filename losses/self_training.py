@@ -15,6 +15,7 @@ from torch import Tensor
 from losses.reduction import global_mean_in_bands
 from losses.segmentation import label_cross_entropy
 from utils import distributed, maths
+from utils.class_spaces import IGNORE_LABEL
 
 
 def pixel_cross_entropy(logits: Tensor, labels: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -58,12 +59,18 @@ class TeacherLabels:
 
 @torch.no_grad()
 def teacher_labels(
-    logits: Tensor, *, threshold: float, ignore_top: int, ignore_bottom: int, bonus: Tensor | None = None
+    logits: Tensor,
+    *,
+    threshold: float,
+    ignore_top: int,
+    ignore_bottom: int,
+    bonus: Tensor | None = None,
+    content: Tensor | None = None,
 ) -> TeacherLabels:
     """The teacher's class of every pixel, all weighted by the share of confident pixels.
 
     No pixel is dropped for its own confidence. The share is taken over all rows of all ranks' images, also
-    the rows to ignore.
+    the rows to ignore. Padding is no part of an image: it is 255, has weight 0 and is not counted.
 
     Args:
         logits: (N, C, H, W) of the teacher at full size.
@@ -71,6 +78,8 @@ def teacher_labels(
         ignore_top: rows at the upper border that get weight 0; they may be more than the image has.
         ignore_bottom: rows at the lower border, likewise; 0: none.
         bonus: (N, C, H, W) added to the probabilities before the choice (Yao & Li's smoothing).
+        content: (N, 2) rows and columns of each image that are no padding, which lies below and to the right;
+            None: all.
     """
     count, _, height, width = logits.shape
     label = logits.new_empty((count, height, width), dtype=torch.uint8)
@@ -80,11 +89,20 @@ def teacher_labels(
         if bonus is not None:
             probability = probability + bonus[:, :, rows].to(probability.dtype)
         confidence[:, rows], label[:, rows] = _largest(probability)
-    confident = distributed.all_reduce_sum((confidence >= threshold).sum())
-    ratio = confident.to(torch.float64) / (label.numel() * distributed.world_size())
-    weight = ratio.to(confidence.dtype).expand_as(confidence).clone()
-    weight[:, :ignore_top] = 0
-    weight[:, max(0, height - ignore_bottom) :] = 0
+    row = torch.arange(height, device=logits.device)
+    inside = torch.ones_like(label[:1], dtype=torch.bool)
+    below: Tensor | int = height  # first row under the image
+    if content is not None:
+        content = content.to(logits.device, non_blocking=True)
+        below = content[:, :1]
+        column = torch.arange(width, device=logits.device)
+        inside = (row < below)[:, :, None] & (column < content[:, 1:])[:, None]
+        label = label.masked_fill(~inside, IGNORE_LABEL)
+    counts = torch.stack([((confidence >= threshold) & inside).sum(), inside.expand_as(label).sum()])
+    confident, counted = distributed.all_reduce_sum(counts).to(torch.float64).unbind()
+    ratio = confident / counted
+    weighted = inside & ((row >= ignore_top) & (row < below - ignore_bottom)).view(-1, height, 1)
+    weight = (ratio.to(confidence.dtype) * weighted).expand_as(confidence)
     return TeacherLabels(label, weight, ratio, confidence)
 
 

@@ -153,12 +153,28 @@ class FirstPatchEmbedding(PatchEmbedding):
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[-2:]
-        if min(height, width) < SMALLEST_SIDE:
-            raise UserError(
-                f"an image of {width}x{height} pixels is too small for the Mix Transformer, which needs at "
-                f"least {SMALLEST_SIDE}x{SMALLEST_SIDE}; use a larger crop or image size"
-            )
+        check_size(
+            (width, height), f"an image of {width}x{height} pixels", "--crop-size, --base-size or --window"
+        )
         return super().forward(x)
+
+
+def check_size(size: tuple[int, int], given: str, option: str) -> None:
+    """Refuses images that a Mix Transformer cannot see.
+
+    Args:
+        size: (W, H) in pixels.
+        given: what has this size, as the message calls it.
+        option: what makes it larger.
+
+    Raises:
+        UserError: a side is shorter than SMALLEST_SIDE.
+    """
+    if min(size) < SMALLEST_SIDE:
+        raise UserError(
+            f"{given} is too small for the Mix Transformer, which needs at least "
+            f"{SMALLEST_SIDE}x{SMALLEST_SIDE}; give a larger {option}"
+        )
 
 
 def mix_transformer(name: str, *, drop_path_rate: float = 0.1) -> Backbone:

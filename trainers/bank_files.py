@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from data_loaders.file_list import join_names
 from utils import maths
 from utils.errors import UserError, alike_everywhere
 from utils.files import write_atomically
@@ -52,11 +53,10 @@ def read_bank(
     _check_form(path, features, labels)
     _check_fit(path, features, labels, num_classes, channels)
     _check_values(path, features)
-    logger.info("instance bank %s: %s", path, describe_bank(labels, class_names))
-    return (
-        maths.at_least_float32(torch.from_numpy(features)),
-        torch.from_numpy(labels.astype(np.int64)),
-    )
+    bank = maths.at_least_float32(torch.from_numpy(features)), torch.from_numpy(labels.astype(np.int64))
+    for line in report_bank(str(path), *bank, class_names):
+        logger.info("%s", line)
+    return bank
 
 
 def write_bank(folder: Path, features: Tensor, labels: Tensor) -> None:
@@ -72,6 +72,25 @@ def write_bank(folder: Path, features: Tensor, labels: Tensor) -> None:
     }
     for name, array in arrays.items():
         write_atomically(folder / name, lambda file, array=array: np.savez(file, array))
+
+
+def report_bank(origin: str, features: Tensor, labels: Tensor, class_names: Sequence[str]) -> list[str]:
+    """Lines about a full bank: `describe_bank`, the entries of each class, and the norms of the features.
+
+    Args:
+        origin: where it is from: a path, or "from 40 samples".
+        features: (K, D).
+        labels: (K,).
+        class_names: of the C classes.
+    """
+    counts = np.bincount(labels.numpy(), minlength=len(class_names)).tolist()
+    entries = ", ".join(f"{name} {count}" for name, count in zip(class_names, counts, strict=True))
+    norms = features.norm(dim=1)
+    return [
+        f"instance bank {origin}: {describe_bank(labels, class_names)}",
+        f"entries of the bank: {entries}",
+        f"norms of its features: {norms.min():.4g} to {norms.max():.4g}, mean {norms.mean():.4g}",
+    ]
 
 
 def describe_bank(labels: np.ndarray | Tensor, class_names: Sequence[str]) -> str:
@@ -103,13 +122,23 @@ def _read_array(file: Path, name: str) -> np.ndarray:
             raise UserError(f"{file} is one array and no .npz archive; name the folder of an instance bank.")
         with archive:
             if name not in archive.files:
-                found = ", ".join(archive.files) or "nothing"
-                raise UserError(f"{file} has no array {name}, only {found}; name an instance bank's file.")
+                raise _no_bank(file, name, archive.files)
             return archive[name]
     except UserError:
         raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(f"{file} cannot be read as .npz ({error}); {_DAMAGED}.") from None
+
+
+def _no_bank(file: Path, name: str, members: Sequence[str]) -> UserError:
+    """What an archive without the array `name` is instead."""
+    if any(member.endswith("data.pkl") for member in members):  # as torch.save writes it
+        return UserError(
+            f"{file} is a checkpoint of a network and no instance bank; make one from it: python "
+            f"fill_bank.py --restore-from {file} --output FOLDER"
+        )
+    found = join_names(members, 5) or "nothing"
+    return UserError(f"{file} has no array {name}, only {found}; name an instance bank's file.")
 
 
 def _check_form(path: Path, features: np.ndarray, labels: np.ndarray) -> None:

@@ -23,7 +23,7 @@ from losses.instance_bank import (
     rare_first,
 )
 from networks.segmentation import SegmentationNetwork
-from trainers.bank_files import describe_bank
+from trainers.bank_files import report_bank
 from trainers.inference import evaluation_mode
 from trainers.padding import neutral_padding
 from utils import distributed, maths
@@ -210,11 +210,6 @@ class _Filling:
 
     def report(self, space: ClassSpace) -> None:
         """Logs what the full bank holds."""
-        labels, counts = self.bank.labels, self.bank.histogram().tolist()
-        each = ", ".join(f"{name} {count}" for name, count in zip(space.class_names, counts, strict=True))
-        logger.info(
-            "instance bank: %s, from %d samples: %s",
-            describe_bank(labels, space.class_names),
-            self.samples,
-            each,
-        )
+        origin = f"from {self.samples} samples"
+        for line in report_bank(origin, self.bank.features, self.bank.labels, space.class_names):
+            logger.info("%s", line)

@@ -240,8 +240,8 @@ class Trainer:
         data_s, self._waited_s = waited - self._waited_s, waited
         if not self.world.is_main:
             return
-        logger.info("%s", progress.line(self.iteration, seconds, data_seconds=data_s, values=scalars))
         scalars |= {f"lr/{name}": rate for name, rate in self.learning_rates(self.iteration - 1).items()}
+        logger.info("%s", progress.line(self.iteration, seconds, data_seconds=data_s, values=scalars))
         scalars |= {
             "time/seconds": seconds,
             "time/data_s": data_s,

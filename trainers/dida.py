@@ -45,7 +45,11 @@ class DidaStep(SelfTrainingStep):
         super().__init__(*args, **keywords)
         self.bank = bank
         self._bank_terms: dict[str, Tensor] = {}
-        self.source_first = self.settings.smooth < 1  # the labels then depend on the updated bank
+
+    @property
+    def source_first(self) -> bool:
+        """With smoothing the labels depend on the updated bank."""
+        return self.settings.smooth < 1
 
     def on_source(self, source_pass: StudentPass, source: Batch, iteration: int) -> None:
         """Moves the bank towards the class means of the source, every `bank_update_every` iterations."""

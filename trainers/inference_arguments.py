@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from networks.loading import LoadedNetwork, load_network
+from networks.mit import MIT_VARIANTS, check_size
 from networks.segmentation import SegmentationNetwork
 from trainers.protocols import PROTOCOLS, Protocol, choose_protocol
 from utils import snapshots
@@ -85,7 +86,8 @@ def open_snapshot(
         class_space: what its outputs must mean; None: what the file says.
 
     Raises:
-        UserError: as `load_network`; an unknown protocol; a stride without a window or with gaps.
+        UserError: as `load_network`; an unknown protocol; a stride without a window or with gaps; images or
+            windows that are too small for the network.
     """
     file = snapshots.resolve(path)
     loaded = load_network(file, weights=args.weights, class_space=class_space)
@@ -96,7 +98,27 @@ def open_snapshot(
         protocol = protocol.with_aug_test()
     if args.window or args.stride:
         protocol = protocol.with_window(args.window, args.stride)
+    if loaded.spec.backbone in MIT_VARIANTS:
+        _check_sizes(protocol, args)
     return Snapshot(path, file, loaded, protocol)
+
+
+def _check_sizes(protocol: Protocol, args: argparse.Namespace) -> None:
+    """What a Mix Transformer will see, as far as it is known before there is an image."""
+    if protocol.window is not None:
+        check_size(protocol.window, f"--window {_text(protocol.window)}", "one")
+    if protocol.base_size is None:
+        return
+    smallest = min(protocol.input_sizes(protocol.base_size), key=min)
+    base = "--base-size" if args.base_size else f"the base size of protocol {protocol.name},"
+    scaled = f"{base} {_text(protocol.base_size)}"
+    if smallest != protocol.base_size:
+        scaled += f" at the smallest scale{' of --aug-test' if args.aug_test else ''}, {_text(smallest)},"
+    check_size(smallest, scaled, "--base-size")
+
+
+def _text(size: tuple[int, int]) -> str:
+    return f"{size[0]},{size[1]}"
 
 
 def prepare_device(args: argparse.Namespace, world: World) -> Precision:

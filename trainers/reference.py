@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,6 +13,13 @@ from torch import Tensor, nn
 from networks.segmentation import SegmentationNetwork
 from trainers.labelling import weights_digest
 from utils.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class _OutsideTheModuleTree:
+    """Hides a network from the module that uses it, which neither trains nor saves it then."""
+
+    network: SegmentationNetwork
 
 
 class BackboneReference(nn.Module):
@@ -34,18 +42,19 @@ class BackboneReference(nn.Module):
         for name, _ in list(frozen.named_children()):
             if name not in frozen.backbone_children and name != "normalize":
                 delattr(frozen, name)
-        self._network = (frozen.eval(),)  # no part of the module tree: neither trained nor saved
+        self._hidden = _OutsideTheModuleTree(frozen.eval())
         digest = bytes.fromhex(weights_digest(frozen))
         self.register_buffer("digest", torch.tensor(list(digest), dtype=torch.uint8))
+
+    @property
+    def network(self) -> SegmentationNetwork:
+        """The frozen copy, without heads."""
+        return self._hidden.network
 
     @torch.no_grad()
     def features(self, images: Tensor) -> Tensor:
         """(N, C, h, w) output of the last stage for RGB images (N, 3, H, W) in [0, 255]."""
-        return self._network[0].encode(images)[-1]
-
-    def backbone_state(self) -> dict[str, Tensor]:
-        """Its weights and buffers by name."""
-        return self._network[0].state_dict()
+        return self.network.encode(images)[-1]
 
     def load_state_dict(self, state_dict: Mapping[str, Any], *args: Any, **kwargs: Any) -> None:
         """Compares the digest of a snapshot with the weights that were read.

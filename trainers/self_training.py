@@ -77,11 +77,16 @@ class Mixture:
     mask: Tensor
 
 
-class SelfTrainingStep(StepModule):
-    """One backward for all losses: source, feature distance, mixture, and what a subclass adds.
+@dataclass(frozen=True, slots=True)
+class Outside:
+    """What a step looks at but does not train, kept out of its module tree."""
 
-    Teacher and reference stay outside the module tree: their parameters are not this step's.
-    """
+    teacher: Teacher
+    reference: BackboneReference | None  # of the feature distance
+
+
+class SelfTrainingStep(StepModule):
+    """One backward for all losses: source, feature distance, mixture, and what a subclass adds."""
 
     settings: SelfTrainingSettings
 
@@ -96,10 +101,9 @@ class SelfTrainingStep(StepModule):
         super().__init__()
         self.network = network
         self.settings = settings
-        self._outside = (teacher, reference)
+        self.outside = Outside(teacher, reference)
         # Batch statistics must not see two domains at once; without any, one pass over all images is faster.
         self.joint = not mixes_images(network)
-        self.source_first = False  # a subclass needs the source's features before the teacher's labels
         compiled = torch.compile if settings.compile else lambda function: function
         self._encode, self._decode = compiled(network.encode), compiled(network.decode)
         augment = {"jitter_strength": settings.jitter_strength, "blur": settings.blur}
@@ -110,9 +114,9 @@ class SelfTrainingStep(StepModule):
         self.shown: Shown | None = None  # first images of the newest micro-batch, for pictures
 
     @property
-    def teacher(self) -> Teacher:
-        """The averaged copy of the student."""
-        return self._outside[0]
+    def source_first(self) -> bool:
+        """Whether the teacher's labels depend on what `on_source` makes of the source."""
+        return False
 
     def forward(self, batches: Batches, carried: Mapping[str, Tensor], iteration: int) -> StepOutput:
         """The sum of all weighted losses of one micro-batch."""
@@ -128,7 +132,7 @@ class SelfTrainingStep(StepModule):
             if self.settings.teacher_augmentation:
                 seen = self.augment_teacher(target_image, iteration=iteration, draws=target.draws)
         taught = self._taught(seen)
-        labels = self.labels_of(taught, tuple(target.image.shape[-2:]))
+        labels = self.labels_of(taught, target)
         with torch.no_grad(), torch.autocast(source.image.device.type, enabled=False):
             mixture = self._mixture(source, images["source"], target_image, labels, iteration, target.draws)
             images["mixed"] = mixture.image
@@ -152,15 +156,16 @@ class SelfTrainingStep(StepModule):
     def on_source(self, source_pass: StudentPass, source: Batch, iteration: int) -> None:
         """Called once the student has seen the source images, before any loss."""
 
-    def labels_of(self, taught: SegmentationOutput, size: tuple[int, int]) -> TeacherLabels:
+    def labels_of(self, taught: SegmentationOutput, target: Batch) -> TeacherLabels:
         """Pseudo labels of the target images from the teacher's output."""
-        settings = self.settings
+        settings, size = self.settings, tuple(target.image.shape[-2:])
         return teacher_labels(
             upsample(taught.logits, size, align_corners=False),
             threshold=settings.pseudo_threshold,
             ignore_top=settings.ignore_top,
             ignore_bottom=settings.ignore_bottom,
             bonus=self.label_bonus(taught, size),
+            content=target.content,
         )
 
     def label_bonus(self, taught: SegmentationOutput, size: tuple[int, int]) -> Tensor | None:
@@ -184,7 +189,7 @@ class SelfTrainingStep(StepModule):
 
     @torch.no_grad()
     def _taught(self, images: Tensor) -> SegmentationOutput:
-        return self.teacher.network(images)
+        return self.outside.teacher.network(images)
 
     def _student(self, images: Mapping[str, Tensor]) -> dict[str, StudentPass]:
         """The student on several sets of images; one backbone pass for all where none sees another."""
@@ -270,7 +275,7 @@ class SelfTrainingStep(StepModule):
 
     def _feature_distance(self, source_pass: StudentPass, source: Batch, images: Tensor) -> Losses:
         """Distance of the student's last stage to the reference's, on things of the source."""
-        reference, settings = self._outside[1], self.settings
+        reference, settings = self.outside.reference, self.settings
         if reference is None:
             return {}
         mask = feature_mask(

@@ -19,6 +19,7 @@ from networks.apex_group_norm import use_apex_group_norm
 from networks.backbone_weights import holds_backbone_only, load_backbone
 from networks.factory import option_names
 from networks.loading import load_weights
+from networks.mit import MIT_VARIANTS, check_size
 from networks.segmentation import SegmentationNetwork
 from trainers.base import Evaluator, LoopSettings
 from trainers.evaluation import check_first_label, evaluate
@@ -53,8 +54,10 @@ def build_network(args: Arguments, space: ClassSpace, world: World) -> Segmentat
     """The segmentation network with its weights, on its device, ready for training.
 
     Raises:
-        UserError: weights that are missing, damaged, of another architecture or class count.
+        UserError: weights that are missing, damaged, of another architecture or class count; crops that are
+            too small for the backbone.
     """
+    check_crop_of_backbone(args, args.backbone)
     asked = {
         "drop_rate": args.droprate,
         "norm_style": args.norm_style,
@@ -74,6 +77,7 @@ def build_network(args: Arguments, space: ClassSpace, world: World) -> Segmentat
     if args.restore_from is None:
         logger.info("%s", load_backbone(network, args.backbone_weights))
     elif holds_backbone_only(args.restore_from):
+        _warn_about_backbone_only(args)
         logger.info("%s", load_backbone(network, str(args.restore_from)))
     else:
         weights = getattr(args, "restore_weights", "student")
@@ -88,6 +92,27 @@ def build_network(args: Arguments, space: ClassSpace, world: World) -> Segmentat
     if args.compile:
         network.compile()
     return network
+
+
+def check_crop_of_backbone(args: Arguments, backbone: str) -> None:
+    """Compares --crop-size, where there is one, with what the backbone can see.
+
+    Raises:
+        UserError: it is too small.
+    """
+    if args.crop_size is not None and backbone in MIT_VARIANTS:
+        width, height = args.crop_size
+        check_size((width, height), f"--crop-size {width},{height}", "one")
+
+
+def _warn_about_backbone_only(args: Arguments) -> None:
+    """Options that say nothing where --restore-from is a file of ImageNet weights."""
+    for name in ("backbone_weights", "restore_weights"):
+        if name in args.given:
+            warn(
+                f"--{name.replace('_', '-')} has no effect: --restore-from {args.restore_from} holds the "
+                "ImageNet weights that the backbone starts from"
+            )
 
 
 def _warn_about_dropped(args: Arguments, names: set[str]) -> None:

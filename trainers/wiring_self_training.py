@@ -13,11 +13,13 @@ from data_loaders.aspect_crops import AspectCropTransform, fitted_size
 from data_loaders.dataset import SegmentationDataset
 from data_loaders.decoding import read_image
 from data_loaders.discovery import FileList
-from data_loaders.rare_classes import RareClassSampler, RareClassSamples, statistics_for
+from data_loaders.image_statistics import statistics_for, statistics_place
+from data_loaders.rare_classes import RareClassSampler, RareClassSamples
 from data_loaders.streams import SampleSource
 from losses.instance_bank import InstanceBank
 from networks import build
 from networks.backbone_weights import holds_backbone_only, load_backbone
+from networks.normalization import tracks_statistics
 from networks.segmentation import SegmentationNetwork
 from trainers import wiring, wiring_data
 from trainers.bank_files import read_bank
@@ -28,11 +30,13 @@ from trainers.reference import BackboneReference
 from trainers.run_state import check_alike
 from trainers.self_training import SelfTrainingSettings, SelfTrainingTrainer
 from trainers.wiring_data import Arguments, Domains, DrawnBy
-from utils import stopping
+from utils import distributed, stopping
+from utils.arguments import warn
 from utils.class_spaces import ClassSpace
 from utils.distributed import World
 from utils.errors import UserError
 from utils.precision import Precision
+from utils.snapshots import has_snapshots
 
 logger = logging.getLogger(__name__)
 
@@ -117,13 +121,14 @@ def source_samples(args: Arguments, files: FileList, space: ClassSpace) -> Sourc
     )
     if not args.rare_class_sampling:
         return SourceSamples(dataset)
+    place = statistics_place(files, space, args.class_statistics)
     counts = statistics_for(files, space, args.class_statistics)
     sampler = RareClassSampler(
         counts,
         temperature=args.rare_class_temperature,
         min_pixels=args.rare_class_min_pixels,
         class_names=space.class_names,
-        origin=str(args.class_statistics or files.root),
+        origin=str(place),
     )
     for line in sampler.summary():
         logger.info("%s", line)
@@ -131,7 +136,7 @@ def source_samples(args: Arguments, files: FileList, space: ClassSpace) -> Sourc
     pixels = tuple(sampler.pixels_per_class.get(train, 0) for train in range(space.num_classes))
     digest = hashlib.sha256(repr(counts).encode()).hexdigest()
     check_alike({"the class statistics of the source": digest}, "give every machine the same copy of them")
-    words = f"drawn by the class statistics in {args.class_statistics or files.root}"
+    words = f"drawn by the class statistics in {place}"
     return SourceSamples(samples, DrawnBy(digest, words), pixels)
 
 
@@ -158,7 +163,7 @@ def distance_classes(text: str | None, space: ClassSpace) -> tuple[int, ...]:
     """Train ids of the named classes, or the things of the class space.
 
     Raises:
-        UserError: an unknown class, or a space without things.
+        UserError: no class or an unknown one, or a space without things.
     """
     if text is None:
         if not space.things:
@@ -167,6 +172,11 @@ def distance_classes(text: str | None, space: ClassSpace) -> tuple[int, ...]:
                 "--feature-distance-classes, or give --feature-distance-weight 0"
             )
         return space.things
+    if not text.strip():
+        raise UserError(
+            "--feature-distance-classes names no class; leave it out for the things, or give "
+            "--feature-distance-weight 0 for none"
+        )
     names = {name: train for train, name in enumerate(space.class_names)}
     ids = {str(train): train for train in range(space.num_classes)}
     chosen = []
@@ -239,13 +249,17 @@ def make_trainer(
         "evaluator": wiring.make_evaluator(args, parts.domains, world, chosen),
         "evaluation": wiring.evaluation_memory(args, parts.domains),
     }
-    if args.method != "dida":
-        return SelfTrainingTrainer(**common)
-    bank = make_bank(args, parts, network)
-    fill = None
-    if args.instance_bank == "fill":
-        fill = partial(_fill, args, parts, world, chosen, network)
-    return DidaTrainer(**common, bank=bank.to(world.device), fill_bank=fill)
+    if args.method == "dida":
+        bank = make_bank(args, parts, network)
+        fill = None
+        if args.instance_bank == "fill":
+            fill = partial(_fill, args, parts, world, chosen, network)
+        trainer = DidaTrainer(**common, bank=bank.to(world.device), fill_bank=fill)
+    else:
+        trainer = SelfTrainingTrainer(**common)
+    if args.teacher_buffers == "copied" and not tracks_statistics(trainer.network):
+        warn("--teacher-buffers copied has no effect: the network has no BatchNorm whose statistics move")
+    return trainer
 
 
 def _check_weights(network: SegmentationNetwork, reference: BackboneReference | None) -> None:
@@ -257,15 +271,20 @@ def _check_weights(network: SegmentationNetwork, reference: BackboneReference | 
 
 
 def make_bank(args: Arguments, parts: SelfTrainingParts, network: SegmentationNetwork) -> InstanceBank:
-    """The bank of the given files, or an empty one to be filled.
+    """The bank of the given files, or an empty one: to be filled, or to take over a snapshot's.
 
     Raises:
         UserError: files that are missing, damaged or do not fit network and classes, or too few entries.
     """
     space = parts.domains.space
+    empty = InstanceBank(args.bank_size, network.feature_channels, space.num_classes)
     if args.instance_bank == "fill":
         check_bank_size(args.bank_size, space)
-        return InstanceBank(args.bank_size, network.feature_channels, space.num_classes)
+        _check_start_of_filling(args)
+        return empty
+    if _continues(args):
+        logger.info("instance bank: the snapshot's; %s is not read", args.instance_bank)
+        return empty
     features, labels = read_bank(
         Path(args.instance_bank).expanduser(),
         num_classes=space.num_classes,
@@ -276,11 +295,23 @@ def make_bank(args: Arguments, parts: SelfTrainingParts, network: SegmentationNe
     bank.set(features, labels)
     digest = hashlib.sha256(features.numpy().tobytes() + labels.numpy().tobytes()).hexdigest()
     check_alike({f"the instance bank {args.instance_bank}": digest}, "give every machine the same copy of it")
-    counts = zip(space.class_names, bank.histogram().tolist(), strict=True)
-    norms = features.norm(dim=1)
-    logger.info("entries of the bank: %s", ", ".join(f"{name} {count}" for name, count in counts))
-    logger.info("norms of its features: %.4g to %.4g, mean %.4g", norms.min(), norms.max(), norms.mean())
     return bank
+
+
+def _continues(args: Arguments) -> bool:
+    """Whether the run folder has a snapshot, which holds the bank whatever its size; rank 0's answer."""
+    return distributed.from_rank_zero(lambda: has_snapshots(args.snapshot_dir))
+
+
+def _check_start_of_filling(args: Arguments) -> None:
+    """A network with ImageNet weights has no features of classes yet."""
+    if args.bank_fill_at > 0 or args.restore_from is None or not holds_backbone_only(args.restore_from):
+        return
+    if not _continues(args):
+        raise UserError(
+            f"--bank-fill-at 0 fills the bank with features of an untrained head: --restore-from "
+            f"{args.restore_from} holds a backbone only; give a trained network, or a later --bank-fill-at"
+        )
 
 
 def check_bank_size(size: int, space: ClassSpace) -> None:

@@ -24,6 +24,7 @@ from utils.files import write_atomically
 HANDLER_PREFIX = "segadapt:"  # names of the handlers that `configure` owns on the root logger
 METRICS_FILE = "metrics.jsonl"
 LONGEST_HOLD = 1000  # messages
+LONGEST_LINE = 8  # numbers behind a progress line
 _NOT_IN_TAGS = re.compile(r"[^-/\w.]")  # what tensorboard refuses in names
 
 
@@ -189,7 +190,7 @@ class Progress:
             iteration: updates done.
             seconds: wall time since the line before (or the start).
             data_seconds: the part of it spent waiting for batches.
-            values: numbers to show behind, in the given order.
+            values: numbers of which the most telling are shown behind, see `brief`.
         """
         rate = self._rate(iteration, seconds)
         left = (self._last - iteration) / rate if rate > 0 else math.inf
@@ -202,7 +203,7 @@ class Progress:
             f"data wait {wait:.0f} %",
             f"peak {peak_memory_gib(self._device):.2f} GiB",
         ]
-        parts += [f"{name} {value:.4g}" for name, value in (values or {}).items()]
+        parts += [f"{name} {value:.4g}" for name, value in brief(values or {}).items()]
         return "  ".join(parts)
 
     def _rate(self, iteration: int, seconds: float) -> float:
@@ -215,6 +216,18 @@ class Progress:
             share = self._smoothing
             self._seconds_per_iteration = now if old is None else share * old + (1 - share) * now
         return 1 / self._seconds_per_iteration if self._seconds_per_iteration else 0.0
+
+
+def brief(values: Mapping[str, float]) -> dict[str, float]:
+    """The scalars that a progress line has room for: losses of main heads first, then what is neither a loss
+    nor an accuracy, auxiliary losses, accuracies; alphabetical within. `metrics.jsonl` has them all."""
+
+    def order(name: str) -> tuple[int, str]:
+        if name.startswith("loss/"):
+            return (2 if name.endswith("_aux") else 0), name
+        return (3 if name.startswith("accuracy/") else 1), name
+
+    return {name: values[name] for name in sorted(values, key=order)[:LONGEST_LINE]}
 
 
 def peak_memory_gib(device: torch.device | None = None) -> float:

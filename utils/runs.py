@@ -35,6 +35,7 @@ MARKS = (DONE, PREEMPTED, WAITING_FOR_LABELS)
 ARGUMENTS_FILE = "arguments.json"
 LOCK_FILE = ".lock"
 MAY_GROW = frozenset({"num_steps_stop"})  # a run may be continued to a later stop, never to an earlier one
+OPTION_OF = {"bank_from": "instance_bank"}  # settings that follow from an option, which refusals name instead
 
 
 class Run:
@@ -222,7 +223,8 @@ def _compare(
         if name not in free_to_change and not (name in MAY_GROW and _grows(*pair))
     }
     if refused:
-        listed = ", ".join(f"{_flag(name)} {_shown(a)} -> {_shown(b)}" for name, (a, b) in refused.items())
+        options = dict.fromkeys(OPTION_OF.get(name, name) for name in refused)
+        listed = ", ".join(f"{_flag(name)} {_shown(old[name])} -> {_shown(new[name])}" for name in options)
         raise UserError(
             f"run folder {folder} was started with other arguments (folder -> now): {listed}; give another "
             "--snapshot-dir, or the folder's values to continue its run"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -64,6 +65,20 @@ def test_files_are_in_the_published_format_with_all_classes(
     assert printed == ["38 entries, 2 to 2 a class", f"wrote {tmp_path / '0'}"]
     read = read_bank(tmp_path / "0", num_classes=19, channels=16, class_names=SPACE.class_names)
     assert np.array_equal(read[0].numpy(), features)
+
+
+def test_source_is_read_as_in_the_run(
+    fill: Fill, data: Path, run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.INFO):
+        given = fill()
+        assert "as the run" not in caplog.text
+        words = ["--data-root", data, "--restore-from", run, "--output", tmp_path / "new"]
+        words += ["--bank-size", 38, "--num-workers", 0, "--device", "cpu"]
+        assert fill_bank.main([str(word) for word in words]) == 0
+    taken = "--input-size 96,64 --crop-size 64,64 --rare-class-min-pixels 100"
+    assert f"as the run of {run} read the source: {taken}" in caplog.messages
+    assert np.array_equal(np.load(tmp_path / "new" / FEATURES_FILE)["arr_0"], given[0])
 
 
 def test_same_seed_gives_the_same_bank(fill: Fill) -> None:

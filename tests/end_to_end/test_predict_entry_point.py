@@ -83,6 +83,15 @@ def test_server_ids_are_the_data_sets_own(snapshot: Path, photos: Path, tmp_path
         np.testing.assert_array_equal(np.asarray(picture.convert("RGB")), np.array(palette, np.uint8)[label])
 
 
+@pytest.mark.parametrize(("kinds", "warned"), [(["color", "overlay"], True), (["color", "labels"], False)])
+def test_server_ids_without_label_maps_are_warned_about(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, kinds: list[str], warned: bool
+) -> None:
+    words = [*arguments(tmp_path, tmp_path / "out", tmp_path), "--server-ids", "cityscapes", "--write"]
+    predict.parse_args([*words, *kinds])
+    assert ("--server-ids has no effect: --write color overlay writes no labels" in caplog.text) is warned
+
+
 def test_each_kind_in_its_own_folder_has_the_names_of_the_images(
     snapshot: Path, photos: Path, tmp_path: Path
 ) -> None:

@@ -329,6 +329,7 @@ ONLINE = {
 def _in_a_folder_with_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SEGADAPT_DATA"):
         monkeypatch.delenv(name, raising=False)
+    (tmp_path / "bank").mkdir()
     (tmp_path / "stage_one").mkdir()
     (tmp_path / "stage_one" / "GTA5_25000.pth").touch()
     monkeypatch.chdir(tmp_path)

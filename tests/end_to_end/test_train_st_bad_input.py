@@ -10,12 +10,15 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
 import torch
 
+import evaluate
 import fill_bank
+import predict
 import prepare_data
 import train_st
 from data_loaders.statistics import COUNTED_CLASSES, STATISTICS, STATISTICS_BY_FILE
@@ -95,6 +98,11 @@ def content_of(folder: Path) -> dict[str, bytes | None]:
             ["--bank-fill-at 2", "--num-steps-stop 2", "earlier"],
         ),
         ("--method dida --instance-bank nowhere", ["nowhere", FEATURES_FILE, LABELS_FILE, "fill_bank.py"]),
+        ("--method dida --instance-bank data/mit_b0.pth", ["mit_b0.pth is a checkpoint", "--restore-from"]),
+        (
+            "--method dida --instance-bank fill --bank-fill-at 0 --restore-from data/mit_b0.pth",
+            ["--bank-fill-at 0", "untrained head", "data/mit_b0.pth holds a backbone only"],
+        ),
         ("--method mada", ["--method", "mada"]),
         ("--mix cut", ["--mix", "cut"]),
         ("--smooth 1.5", ["--smooth", "1.5"]),
@@ -110,9 +118,14 @@ def content_of(folder: Path) -> dict[str, bytes | None]:
             "--input-size 192,128 --crop-size 128,128",
             ["--crop-size 128,128", "target", "96x64", "--input-size-target 96,64"],
         ),
+        (
+            "--crop-size 24,24 --feature-distance-weight 0 --ignore-bottom 0",
+            ["--crop-size 24,24", "29x29", "larger"],
+        ),
         ("--crop-size 64,48", ["--crop-size 64,48", "32", "mit_b0", "--feature-distance-weight 0"]),
         ("--ignore-top 60", ["--ignore-top 60", "--ignore-bottom 12", "64 rows"]),
         ("--feature-distance-classes road,tree", ["--feature-distance-classes", "'tree'", "vegetation"]),
+        ("--feature-distance-classes=", ["--feature-distance-classes names no class", "things"]),
         ("--feature-distance-classes 19", ["--feature-distance-classes", "'19'", "cityscapes19"]),
         ("--backbone-weights none", ["--backbone-weights none", "--feature-distance-weight 0"]),
         ("--backbone-weights nowhere.pth", ["--backbone-weights nowhere.pth", "does not exist"]),
@@ -143,7 +156,9 @@ class TestStatistics:
     def test_class_without_an_image(self, refused: Refused, data: Path) -> None:
         words = command(data, "run", "--rare-class-min-pixels", 1000)
         refused(
-            "no source image has more than 1000 pixels of class", "--rare-class-min-pixels 511", words=words
+            f"gta5/{STATISTICS_BY_FILE}: no source image has more than 1000 pixels of class",
+            "--rare-class-min-pixels 511",
+            words=words,
         )
 
     def test_of_another_class_space(self, refused: Refused, data: Path) -> None:
@@ -314,6 +329,36 @@ class TestRunFolder:
         assert train_st.main(command(data, "run")) == 2
         assert "source" in capsys.readouterr().err.splitlines()[-1]
 
+    def test_bank_that_was_filled_and_is_read_now(self, refused: Refused, data: Path) -> None:
+        words = command(data, "run", "--method", "dida", "--num-steps-stop", 1)
+        words += ["--warm-up", "0", "--restore-from", "data/run0", "--backbone-weights", data / IMAGENET]
+        assert train_st.main(command(data, "data/run0", "--num-steps-stop", 1)) == 0
+        fill = ["--instance-bank", "fill", "--bank-size", "38"]
+        assert train_st.main([str(word) for word in (*words, *fill)]) == 0
+        bank = ["--instance-bank", "bank", "--bank-size", "38"]
+        error = refused("--instance-bank fill -> bank", words=[str(word) for word in (*words, *bank)])
+        assert "bank-from" not in error
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("--base-size 48,24", ["--base-size 48,24 is too small", "29x29"]),
+        ("--base-size 96,48 --aug-test", ["--base-size 96,48 at the smallest scale of --aug-test, 48,24,"]),
+        ("--window 32,28", ["--window 32,28 is too small", "29x29"]),
+    ],
+)
+@pytest.mark.parametrize("script", [evaluate, predict])
+def test_sizes_that_a_mix_transformer_cannot_see(
+    refused: Refused, data: Path, drawn: Path, script: ModuleType, line: str, expected: list[str]
+) -> None:
+    words = ["--restore-from", str(drawn / "finished"), "--device", "cpu", *line.split()]
+    if script is predict:
+        words += [str(data / "cityscapes" / "leftImg8bit" / "val"), "--output-dir", "out"]
+    else:
+        words += ["--data-root", str(data)]
+    refused(*expected, words=words, script=script)
+
 
 class TestFillBank:
     @pytest.fixture
@@ -330,12 +375,20 @@ class TestFillBank:
             ("--restore-from nowhere", ["--restore-from", "nowhere does not exist"]),
             ("--classes idd7", ["cityscapes19", "idd7"]),
             ("--crop-size 128,64", ["--crop-size 128,64", "source", "--input-size 96,64"]),
+            ("--crop-size 28,28", ["--crop-size 28,28", "29x29"]),
             ("--rare-class-min-pixels 1000", ["--rare-class-min-pixels 511"]),
             ("--instance-bank fill", ["unknown option --instance-bank"]),
         ],
     )
     def test_options(self, refused: Refused, words: list[str], line: str, expected: list[str]) -> None:
         refused(*expected, words=[*words, *line.split()], script=fill_bank)
+
+    def test_options_without_effect_are_named(
+        self, refused: Refused, words: list[str], caplog: pytest.LogCaptureFixture
+    ) -> None:
+        off = ["--no-rare-class-sampling", "--rare-class-temperature", "1", "--bank-size", "5"]
+        refused("--bank-size 5", words=[*words, *off], script=fill_bank)
+        assert "--rare-class-temperature has no effect" in caplog.text
 
     def test_no_statistics(self, refused: Refused, data: Path, words: list[str]) -> None:
         (data / "gta5" / STATISTICS).unlink()

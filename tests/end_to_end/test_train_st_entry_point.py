@@ -206,6 +206,22 @@ class TestParts:
         assert [set(line) for line in losses(folder)] == [terms] * 2
         assert all(np.isfinite(value) for line in losses(folder) for value in line.values())
 
+    @pytest.mark.parametrize(
+        ("words", "warned"),
+        [
+            (DEEPLAB, True),  # frozen scales everywhere
+            ([*TWO_HEADS, "--batch-norm", "frozen"], True),  # and GroupNorm in the heads
+            (TWO_HEADS, False),
+        ],
+        ids=["affine", "frozen", "local"],
+    )
+    def test_teacher_buffers_that_cannot_differ_are_warned_about(
+        self, train: Train, caplog: pytest.LogCaptureFixture, words: list[str], warned: bool
+    ) -> None:
+        caplog.clear()
+        train(*words, "--teacher-buffers", "copied", "--num-steps-stop", 1)
+        assert ("--teacher-buffers copied has no effect" in caplog.text) is warned
+
     def test_dacs_has_its_own_values(self, train: Train) -> None:
         arguments = json.loads((train("--method", "dacs") / ARGUMENTS_FILE).read_text())["arguments"]
         values = {"ema_decay": 0.99, "rare_class_sampling": False, "feature_distance_weight": 0.0}

@@ -3,6 +3,7 @@ teacher, instance bank, optimizer and random numbers."""
 
 from __future__ import annotations
 
+import logging
 import shutil
 import signal
 from pathlib import Path
@@ -125,6 +126,25 @@ def test_stop_signal(data: Path, alone_loading: Path, tmp_path: Path) -> None:
     assert state["method_state"]["instance_bank"]["updated_at"] == 2
     assert run_forked("train_st", words) == [0]
     assert_same(finished_state(folder), finished_state(alone_loading))
+
+
+def test_a_run_that_goes_on_reads_no_bank(
+    data: Path, alone_loading: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, bank = tmp_path / "run", tmp_path / "bank"
+    shutil.copytree(data / "bank", bank)
+    words = [*loading(data, folder), "--instance-bank", str(bank)]
+    assert train_st.main([*words, "--num-steps-stop", "2"]) == 0
+    write_bank(bank, torch.rand(BANK_SIZE + 1, CHANNELS), torch.arange(BANK_SIZE + 1) % 19)
+    caplog.clear()
+    with caplog.at_level(logging.INFO):
+        assert train_st.main([*words, "--num-steps-stop", "3"]) == 0
+    assert f"instance bank: the snapshot's; {bank} is not read" in caplog.text
+    assert "entries of the bank" not in caplog.text
+    shutil.rmtree(bank)
+    assert train_st.main(words) == 0
+    assert_same(finished_state(folder), finished_state(alone_loading))
+    assert train_st.main(words) == 0  # done
 
 
 def test_killed_before_in_and_after_the_filling_of_the_bank(

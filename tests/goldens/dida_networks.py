@@ -15,13 +15,13 @@ from networks import NetworkSpec, build
 from networks.segmentation import SegmentationNetwork
 
 
-def files(beginning: str) -> list[str]:
-    """What the archives `<beginning><label>.npz` have for a label; runs at collection time, as `cases`."""
+def files(beginning: str, suffix: str = ".npz") -> list[str]:
+    """What the files `<beginning><label><suffix>` have for a label; runs at collection time, as `cases`."""
     asked = os.environ.get("GOLDENS")
     folder = (Path(asked) if asked else DEFAULT_FOLDER) / "dida"
     if not folder.is_dir():
         return ["missing-goldens"]
-    found = sorted(path.stem.removeprefix(beginning) for path in folder.glob(f"{beginning}*.npz"))
+    found = sorted(path.stem.removeprefix(beginning) for path in folder.glob(f"{beginning}*{suffix}"))
     return found or [NO_CASES]
 
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 import pytest
 import torch
-from golden_files import NO_CASES, has_golden, load_npz
+from golden_files import load_npz
+from matching_cases import matching_cases
 
 from data_loaders.class_mix import LABEL_VALUES, choose_classes, class_keys, class_mask, mix, present_values
 
@@ -17,17 +16,7 @@ MIXED = {  # result -> what is mixed: source and target; the source's labels are
     "mixed_label": ("labels", "pseudo_label"),
     "mixed_weight": (None, "pseudo_weight"),
 }
-
-
-def _images() -> list[str]:
-    if not has_golden("dida", ARCHIVE):
-        return ["missing-goldens"]
-    found = [
-        match[1]
-        for name in load_npz("dida", ARCHIVE)
-        if (match := re.fullmatch(r"chosen_classes_(\d+)", name))
-    ]
-    return sorted(found, key=int) or [NO_CASES]
+IMAGES = matching_cases("dida", ARCHIVE, r"chosen_classes_(\d+)")
 
 
 def _image(number: str) -> dict[str, torch.Tensor]:
@@ -40,7 +29,7 @@ def _image(number: str) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.uint8], ids=["int64", "uint8"])
-@pytest.mark.parametrize("number", _images())
+@pytest.mark.parametrize("number", IMAGES)
 def test_the_mask_covers_the_chosen_values(number: str, dtype: torch.dtype) -> None:
     image = _image(number)
     mask = class_mask(image["labels"].to(dtype), image["chosen"])
@@ -48,7 +37,7 @@ def test_the_mask_covers_the_chosen_values(number: str, dtype: torch.dtype) -> N
 
 
 @pytest.mark.parametrize("result", MIXED)
-@pytest.mark.parametrize("number", _images())
+@pytest.mark.parametrize("number", IMAGES)
 def test_the_mixture_takes_the_source_where_the_mask_is_set(number: str, result: str) -> None:
     golden = load_npz("dida", ARCHIVE)
     image, chosen = int(number), _image(number)

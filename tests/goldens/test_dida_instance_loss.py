@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from golden_files import NO_CASES, has_golden, load_npz
+from golden_files import load_npz
+from matching_cases import matching_cases
 from torch import Tensor
 
 from losses.instance import (
@@ -19,16 +20,7 @@ from losses.instance import (
 ARCHIVE = "instance_loss.npz"
 WEIGHT = 0.5  # of the loss in the method; the golden's loss carries it
 SMOOTHED = "smoothed_prob_a"  # then a, then the case's number
-
-
-def _cases() -> list[str]:
-    if not has_golden("dida", ARCHIVE):
-        return ["missing-goldens"]
-    numbers = [name.removeprefix("kind_") for name in load_npz("dida", ARCHIVE) if name.startswith("kind_")]
-    return sorted(numbers) or [NO_CASES]
-
-
-CASES = _cases()
+CASES = matching_cases("dida", ARCHIVE, r"kind_(.+)")
 
 
 class Case:

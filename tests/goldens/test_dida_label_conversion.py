@@ -12,7 +12,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from golden_files import NO_CASES, has_golden, load_json, load_npz
+from golden_files import load_json, load_npz
+from matching_cases import matching_cases
 from PIL import Image
 
 from data_loaders.decoding import map_label, read_raw_label, write_label_png
@@ -44,20 +45,12 @@ SETS = {
 }
 
 
-def fields(ends: str, names: dict[str, object]) -> list[str]:
-    """The known names whose field `<name><ends>` is in the archive."""
-    if not has_golden("dida", ARCHIVE):
-        return ["missing-goldens"]
-    found = [name for name in names if any(key.startswith(f"{name}{ends}") for key in golden())]
-    return found or [NO_CASES]
-
-
 def golden() -> dict[str, np.ndarray]:
     """The archive."""
     return load_npz("dida", ARCHIVE)
 
 
-@pytest.mark.parametrize("field", fields("", dict(TABLES)))
+@pytest.mark.parametrize("field", matching_cases("dida", ARCHIVE, r"(.+_lut)"))
 def test_all_256_ids_become_the_train_ids_of_the_reference(field: str) -> None:
     table = load_description(TABLES[field]).label_table("cityscapes19")
     np.testing.assert_array_equal(table, golden()[field])
@@ -84,7 +77,7 @@ def write_raw(path: Path, ids: np.ndarray, name: str) -> None:
         write_label_png(path, ids.astype(np.uint8), palette)
 
 
-@pytest.mark.parametrize("name", fields("_train_ids", dict(SETS)))
+@pytest.mark.parametrize("name", matching_cases("dida", ARCHIVE, r"(.+?)_train_ids(?:_\d+)?"))
 def test_label_files_are_converted_as_in_the_reference(name: str, tmp_path: Path) -> None:
     description = load_description(SETS[name].name)
     table = description.label_table("cityscapes19")
@@ -104,14 +97,6 @@ def label_files(name: str) -> list[str]:
     return [path.replace("_polygons.json", f"{MARK}.png") for path in texts[f"{name}/order"]]
 
 
-def statistics_cases() -> list[str]:
-    """Data sets with statistics files."""
-    if not has_golden("dida", TEXTS):
-        return ["missing-goldens"]
-    content = load_json("dida", TEXTS)
-    return [name for name in SETS if f"{name}/sample_class_stats.json" in content] or [NO_CASES]
-
-
 def draw(name: str, folder: Path, *, raw: bool) -> None:
     """The golden's data set below `folder`: images of nothing, with raw or with converted labels."""
     kind, converted = "ids" if raw else "train_ids", SETS[name]
@@ -128,7 +113,7 @@ def draw(name: str, folder: Path, *, raw: bool) -> None:
 
 
 @pytest.mark.parametrize("labels", ["converted", "raw", "both"])
-@pytest.mark.parametrize("name", statistics_cases())
+@pytest.mark.parametrize("name", matching_cases("dida", TEXTS, r"(.+)/sample_class_stats\.json"))
 def test_the_statistics_files_have_the_text_of_the_reference(
     name: str, labels: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import re
-from pathlib import Path
-
 import dida_networks
 import numpy as np
 import pytest
 import torch
-from golden_files import DEFAULT_FOLDER, NO_CASES, golden_state, load_npz
+from golden_files import golden_state, load_npz
+from matching_cases import matching_cases
 from torch import Tensor
 
 from networks.spec import SegmentationOutput
@@ -19,16 +16,6 @@ from utils.maths import upsample
 FORWARD, ZERO_IMAGE, BACKBONES = "network_forward_", "network_zero_image_", "backbone_forward.npz"
 TOLERANCE, ZERO_IMAGE_TOLERANCE = 2e-5, 1e-10  # absolute
 RECIPE = {"seed", "shape"}
-
-
-def _backbones() -> list[str]:
-    asked = os.environ.get("GOLDENS")
-    path = (Path(asked) if asked else DEFAULT_FOLDER) / "dida" / BACKBONES
-    if not path.is_file():
-        return ["missing-goldens"]
-    with np.load(path, allow_pickle=False) as archive:
-        found = {re.sub(r"_stage\d$", "", name) for name in archive.files if re.search(r"_stage\d$", name)}
-    return sorted(found) or [NO_CASES]
 
 
 def compare(maps: dict[str, Tensor], stored: dict[str, np.ndarray], tolerance: float) -> None:
@@ -79,7 +66,7 @@ def test_a_zero_image_shows_the_epsilons(label: str) -> None:
     compare(maps, {name: value for name, value in archive.items() if name != "shape"}, ZERO_IMAGE_TOLERANCE)
 
 
-@pytest.mark.parametrize("backbone", _backbones())
+@pytest.mark.parametrize("backbone", matching_cases("dida", BACKBONES, r"(.+)_stage\d"))
 def test_backbone_gives_the_reference_maps(backbone: str) -> None:
     archive = load_npz("dida", BACKBONES)
     network = dida_networks.network(backbone)

@@ -2,28 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import re
-from pathlib import Path
 
 import pytest
-from dida_networks import backbone_of, network
-from golden_files import DEFAULT_FOLDER, NO_CASES, load_json
+from dida_networks import backbone_of, files, network
+from golden_files import load_json
 
 from trainers.optimization import OptimizerSettings
 from utils.optimizers import set_learning_rate
 
 BEGINNING = "optimizer_groups_"
-
-
-def variants() -> list[str]:
-    """What the files of groups have in their names; runs at collection time, as `golden_files.cases`."""
-    asked = os.environ.get("GOLDENS")
-    folder = (Path(asked) if asked else DEFAULT_FOLDER) / "dida"
-    if not folder.is_dir():
-        return ["missing-goldens"]
-    found = sorted(path.stem.removeprefix(BEGINNING) for path in folder.glob(f"{BEGINNING}*.json"))
-    return found or [NO_CASES]
 
 
 def parsed(key: str) -> tuple[float, float]:
@@ -32,7 +20,7 @@ def parsed(key: str) -> tuple[float, float]:
     return float(match[1]), float(match[2])
 
 
-@pytest.mark.parametrize("variant", variants())
+@pytest.mark.parametrize("variant", files(BEGINNING, ".json"))
 def test_every_parameter_is_in_the_group_of_the_reference(variant: str) -> None:
     golden = load_json("dida", f"{BEGINNING}{variant}.json")
     expected = {

@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from golden_files import NO_CASES, has_golden, load_npz
+from golden_files import load_npz
+from matching_cases import row_cases
 
 from data_loaders.aspect_crops import AspectCropTransform, fitted_size
 from data_loaders.dataset import LoadedItem, SegmentationDataset
@@ -25,13 +26,6 @@ LARGEST_SHARE = 0.75  # specification, section 8
 def golden() -> dict[str, np.ndarray]:
     """The archive."""
     return load_npz("dida", ARCHIVE)
-
-
-def numbers(field: str) -> list[int | str]:
-    """Row numbers of one field, or a placeholder that fails or skips."""
-    if not has_golden("dida", ARCHIVE):
-        return ["missing-goldens"]
-    return [*range(len(golden().get(field, ())))] or [NO_CASES]
 
 
 class OffsetGenerator:
@@ -55,7 +49,7 @@ class OffsetGenerator:
         return value
 
 
-@pytest.mark.parametrize("row", numbers(SIZES))
+@pytest.mark.parametrize("row", row_cases("dida", ARCHIVE, SIZES))
 def test_an_image_gets_the_size_of_the_reference(row: int) -> None:
     width, height, limit_width, limit_height, *expected = golden()[SIZES][row].tolist()
     assert fitted_size((width, height), (limit_width, limit_height)) == tuple(expected)
@@ -94,7 +88,7 @@ def cropped(result: np.ndarray, offsets: np.ndarray, share: float | None) -> tup
     return crop, generator.asked // 2
 
 
-@pytest.mark.parametrize("case", numbers("crop_offsets_h_w"))
+@pytest.mark.parametrize("case", row_cases("dida", ARCHIVE, "crop_offsets_h_w"))
 def test_the_crop_of_the_reference_is_taken(case: int) -> None:
     files = golden()
     crop, draws = cropped(files["crop_result"][case], files["crop_offsets_h_w"][case], LARGEST_SHARE)

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from golden_files import NO_CASES, has_golden, load_json
+from golden_files import load_json
 from json_cases import json_cases
+from matching_cases import row_cases
 
 from data_loaders.aspect_crops import AspectCropTransform
 from data_loaders.dataset import SegmentationDataset
@@ -39,13 +40,6 @@ def test_classes_are_drawn_with_the_probabilities_of_the_reference(case: str, tm
         np.testing.assert_allclose(sampler.distribution.probability, expected["probs"], rtol=1e-5)
 
 
-def retry_cases() -> list[int | str]:
-    """Numbers of the cases, or a placeholder that fails or skips."""
-    if not has_golden("dida", RETRY):
-        return ["missing-goldens"]
-    return [*range(len(load_json("dida", RETRY)))] or [NO_CASES]
-
-
 class ScriptedCrops(AspectCropTransform):
     """Its crops hold as many pixels of class 7 as the script says, and are numbered in the image."""
 
@@ -62,7 +56,7 @@ class ScriptedCrops(AspectCropTransform):
         return np.full((1, 1, 3), self.drawn - 1, np.uint8), crop
 
 
-@pytest.mark.parametrize("case", retry_cases())
+@pytest.mark.parametrize("case", row_cases("dida", RETRY))
 def test_the_crop_of_the_reference_is_kept(case: int) -> None:
     recipe: dict[str, Any] = load_json("dida", RETRY)[case]
     transform = ScriptedCrops(recipe["class_pixels_per_attempt"])

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from golden_files import NO_CASES, has_golden, load_npz
+from golden_files import load_npz
+from matching_cases import row_cases
 
 from data_loaders.photometric import (
     JitterFactors,
@@ -21,19 +22,12 @@ DTYPES = {"float32": torch.float32, "float64": torch.float64}
 GATES = ("jitter", "blur")
 
 
-def _numbers(field: str) -> list[int | str]:
-    """Positions along the first axis of a field."""
-    if not has_golden("dida", ARCHIVE):
-        return ["missing-goldens"]
-    return list(range(len(load_npz("dida", ARCHIVE).get(field, ())))) or [NO_CASES]
-
-
 def _gate_draws() -> list[tuple[str, int | str]]:
-    return [(gate, number) for gate in GATES for number in _numbers(f"{gate}_gate_values")]
+    return [(gate, number) for gate in GATES for number in row_cases("dida", ARCHIVE, f"{gate}_gate_values")]
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("number", _numbers("jitter_order"))
+@pytest.mark.parametrize("number", row_cases("dida", ARCHIVE, "jitter_order"))
 def test_jittered_colours_equal_the_reference(number: int, dtype: str) -> None:
     golden = load_npz("dida", ARCHIVE)
     first, second, third, fourth = golden["jitter_order"][number].tolist()
@@ -61,7 +55,7 @@ def test_kernel_sizes_equal_the_reference() -> None:
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("number", _numbers("blur_sigmas"))
+@pytest.mark.parametrize("number", row_cases("dida", ARCHIVE, "blur_sigmas"))
 def test_a_blurred_image_equals_the_reference(number: int, dtype: str) -> None:
     golden = load_npz("dida", ARCHIVE)
     sigmas = golden["blur_sigmas"].tolist()

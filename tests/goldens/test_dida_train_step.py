@@ -11,6 +11,7 @@ import pytest
 import torch
 from dida_networks import golden_network
 from golden_files import load_npz
+from matching_cases import row_cases
 from torch import Tensor, nn
 
 from data_loaders.class_mix import class_mask
@@ -28,6 +29,7 @@ from trainers.self_training import (
     SelfTrainingTrainer,
     StudentPass,
 )
+from utils.class_spaces import class_space
 from utils.maths import upsample
 
 FILES = (
@@ -36,7 +38,7 @@ FILES = (
     "train_step_raw_fusion_float64.npz",
     "train_step_daformer_baseline_float64.npz",
 )
-THINGS = (6, 7, 11, 12, 13, 14, 15, 16, 17, 18)
+SPACE = class_space("cityscapes19")
 TERMS = {
     "decode.loss_seg": ("loss/source", 1.0),
     "decode.acc_seg": ("accuracy/source", 1.0),
@@ -102,6 +104,11 @@ def dtype_of(name: str) -> torch.dtype:
     return torch.float64 if "float64" in name else torch.float32
 
 
+def has_bank(case: dict[str, Any]) -> bool:
+    """Whether the file is about DIDA, which logs an instance loss."""
+    return "instance.loss_in" in case["log_keys"]
+
+
 def make_trainer(name: str) -> SelfTrainingTrainer:
     """The trainer of the recipe: golden weights, no dropout, augmentation off.
 
@@ -147,15 +154,15 @@ def build_trainer(name: str, networks: Mapping[str, SegmentationNetwork]) -> Sel
         "ignore_bottom": int(bottom),
         "jitter_threshold": 1.0,
         "blur": False,
-        "feature_distance_classes": THINGS,
+        "feature_distance_classes": SPACE.things,
     }
     loop = LoopSettings(num_steps_stop=10, ema_decay=0.999, ema_copies_buffers=False)
     parts = {"network": student, "world": WORLD, "loop": loop}
     parts["reference"] = BackboneReference(networks["imnet_model."])
-    if "instance.loss_in" not in case["log_keys"]:
+    if not has_bank(case):
         return RecordedTrainer(settings=SelfTrainingSettings(**settings), **parts)
     drawn = np.random.default_rng(int(case["seed"])).standard_normal((int(case["K"]), 256))
-    bank = InstanceBank(int(case["K"]), 256, 19)
+    bank = InstanceBank(int(case["K"]), 256, SPACE.num_classes)
     bank.set(torch.from_numpy(np.maximum(drawn, 0).astype(np.float32)), torch.from_numpy(case["bank_labels"]))
     settings["bank_update_every"] = 2
     return RecordedDidaTrainer(settings=DidaSettings(**settings), bank=bank.to(dtype_of(name)), **parts)
@@ -208,7 +215,7 @@ def replayed(name: str) -> list[dict[str, Any]]:
         buffers = {key: value.clone() for key, value in trainer.teacher.network.named_buffers()}
         result["weights"] |= {f"ema_model.{key}": value for key, value in (teacher | buffers).items()}
         frozen = golden_networks(name)["imnet_model."]  # of which ours keeps the backbone
-        frozen.load_state_dict(trainer.reference.backbone_state(), strict=False)
+        frozen.load_state_dict(trainer.reference.network.state_dict(), strict=False)
         result["weights"] |= {f"imnet_model.{key}": value for key, value in frozen.state_dict().items()}
         if hasattr(step, "bank"):
             result["bank"] = step.bank.features.clone()
@@ -235,16 +242,9 @@ def similarities(step: RecordedDida) -> dict[str, Tensor]:
         }
 
 
-def iterations() -> list[tuple[str, int]]:
-    """Every (file, iteration); iteration 0 stands for a file that is missing."""
-    found = []
-    for name in FILES:
-        try:
-            count = len(load_npz("dida", name)["logs"])
-        except BaseException:
-            count = 1
-        found += [(name, number) for number in range(count)]
-    return found
+def iterations() -> list[tuple[str, int | str]]:
+    """Every (file, iteration)."""
+    return [(name, number) for name in FILES for number in row_cases("dida", name, "logs")]
 
 
 @pytest.mark.parametrize(("name", "iteration"), iterations())
@@ -260,7 +260,10 @@ def test_dida_train_step(name: str, iteration: int) -> None:
         else:
             atol = 1e-6 if double else 1e-5 if iteration < 2 else 1e-3
         assert weight * ours["terms"][term] == pytest.approx(expected, abs=atol), key
-    _check_weights(case, ours, iteration, atol=1e-6 if double else 2e-3)
+    atol = 1e-6 if double else 2e-3
+    _check_weights(case, ours, iteration, atol=atol)
+    if has_bank(case):
+        _check_bank(case, ours, iteration, atol=max(atol, 2e-6))
 
 
 def _check_labels(case: dict[str, Any], ours: dict[str, Any], iteration: int, *, exact: bool) -> None:
@@ -287,12 +290,13 @@ def _check_weights(case: dict[str, Any], ours: dict[str, Any], iteration: int, *
     for name, expected in stored.items():
         value = ours["weights"][name].reshape(-1)[:32].double().numpy()
         np.testing.assert_allclose(value, expected, atol=atol, rtol=0, err_msg=name)
-    if f"bank_{iteration}_sub" in case:
-        bank = ours["bank"].double().numpy()[:, ::16]
-        np.testing.assert_allclose(bank, case[f"bank_{iteration}_sub"], atol=max(atol, 2e-6))
-        for field in ("target_sim", "strong_sim"):
-            expected = case[f"{field}_{iteration}"]
-            scale = max(1.0, float(np.abs(expected).max()))
-            np.testing.assert_allclose(
-                ours[field].double().numpy(), expected, atol=scale * max(atol, 2e-6), err_msg=field
-            )
+
+
+def _check_bank(case: dict[str, Any], ours: dict[str, Any], iteration: int, *, atol: float) -> None:
+    """The bank after the iteration, and the similarities to it."""
+    bank = ours["bank"].double().numpy()[:, ::16]
+    np.testing.assert_allclose(bank, case[f"bank_{iteration}_sub"], atol=atol)
+    for field in ("target_sim", "strong_sim"):
+        expected = case[f"{field}_{iteration}"]
+        scale = max(1.0, float(np.abs(expected).max()))
+        np.testing.assert_allclose(ours[field].double().numpy(), expected, atol=scale * atol, err_msg=field)

@@ -184,13 +184,14 @@ def _check_steps(args: argparse.Namespace) -> None:
 
 def _check_optimizer(args: argparse.Namespace) -> None:
     _check_warm_up(args)
-    if getattr(args, "optimizer", "sgd") == "sgd-plain" and _given(args, "quirks"):
+    online = hasattr(args, "instance_bank")  # has quirks of its own
+    if getattr(args, "optimizer", "sgd") == "sgd-plain" and _given(args, "quirks") and not online:
         warn("--quirks has no effect with --optimizer sgd-plain: docs/quirks.md lists MRNet's")
     if getattr(args, "optimizer", "sgd") != "adamw":
         return
     if _given(args, "momentum"):
         warn("--momentum has no effect with --optimizer adamw")
-    if _given(args, "quirks") and args.quirks == "published" and not hasattr(args, "instance_bank"):
+    if _given(args, "quirks") and args.quirks == "published" and not online:
         warn("--optimizer adamw steps every parameter once: the published repeated steps are sgd's")
 
 

@@ -12,9 +12,20 @@ from utils.arguments import values
 from utils.arguments.parser import Parser
 from utils.errors import UserError
 
+_FITTED = "that images are resized to fit into, proportions kept, before cropping"
 
-def add_source_arguments(parser: Parser, *, source: str = "gta5", input_size: str = "1280,720") -> None:
-    """The labelled domain."""
+
+def add_source_arguments(
+    parser: Parser, *, source: str = "gta5", input_size: str = "1280,720", fitted: bool = False
+) -> None:
+    """The labelled domain.
+
+    Args:
+        parser: gets the options.
+        source: default dataset.
+        input_size: default of --input-size.
+        fitted: images keep their proportions within --input-size.
+    """
     add = parser.add_argument_group("source domain (labelled)").add_argument
     add(
         "--source",
@@ -35,7 +46,7 @@ def add_source_arguments(parser: Parser, *, source: str = "gta5", input_size: st
         help="image names, one a line (default: all of the split)",
     )
     add("--source-split", default="train", metavar="NAME", help="split to train on")
-    add_labelled_size_argument(add, input_size)
+    add_labelled_size_argument(add, input_size, fitted=fitted)
     _add_moved(parser, "--data-dir", "source_root", values.existing_folder)
     _add_moved(parser, "--data-list", "source_list", values.existing_file)
 
@@ -59,14 +70,15 @@ def add_source_order_arguments(parser: Parser, *, order: str = "shuffled") -> No
     )
 
 
-def add_labelled_size_argument(add: Callable[..., Any], input_size: str) -> None:
+def add_labelled_size_argument(add: Callable[..., Any], input_size: str, *, fitted: bool = False) -> None:
     """The size of the images that carry labels: the source's, in stage II the target's with pseudo labels."""
+    resized = _FITTED if fitted else "that labelled images are resized to, before scaling and cropping"
     add(
         "--input-size",
         type=values.size_wh,
         default=input_size,
         metavar="W,H",
-        help="width,height in pixels that labelled images are resized to, before scaling and cropping",
+        help=f"width,height in pixels {resized}",
     )
 
 
@@ -76,6 +88,7 @@ def add_target_arguments(
     target: str = "cityscapes",
     input_size: str | None = "1024,512",
     only_domain: bool = False,
+    fitted: bool = False,
 ) -> None:
     """The unlabelled domain and where it is evaluated.
 
@@ -84,6 +97,7 @@ def add_target_arguments(
         target: default dataset.
         input_size: default of --input-size-target; None: a protocol decides, there is no such option.
         only_domain: the script reads no source, so the originals' --data-dir and --data-list mean the target.
+        fitted: images keep their proportions within --input-size-target.
     """
     add = parser.add_argument_group("target domain (no labels are read)").add_argument
     add(
@@ -111,7 +125,7 @@ def add_target_arguments(
             type=values.size_wh,
             default=input_size,
             metavar="W,H",
-            help="width,height in pixels that target images are resized to",
+            help=f"width,height in pixels {_FITTED if fitted else 'that target images are resized to'}",
         )
     suffixes = ("-target", "") if only_domain else ("-target",)
     for suffix in suffixes:
@@ -202,8 +216,9 @@ def add_data_arguments(parser: Parser, *, crop_size: str = "640,360") -> None:
     )
 
 
-def add_reading_arguments(parser: Parser) -> None:
-    """What every script that reads images needs; a part of `add_data_arguments`."""
+def add_reading_arguments(parser: Parser, *, classes_of: str = "the target's") -> None:
+    """What every script that reads images needs; a part of `add_data_arguments`. `classes_of`: whose classes
+    are taken without --classes."""
     add = parser.add_argument_group("data").add_argument
     add(
         "--data-root",
@@ -215,7 +230,7 @@ def add_reading_arguments(parser: Parser) -> None:
     add(
         "--classes",
         metavar="NAME",
-        help="classes to train and score, such as cityscapes19 or idd7 (default: the target's)",
+        help=f"classes to train and score, such as cityscapes19 or idd7 (default: {classes_of})",
     )
     add(
         "--strict",

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import argparse
 
+from utils.arguments import values
 from utils.arguments.parser import warn
 from utils.errors import UserError
+from utils.snapshots import has_snapshots
 
-_INSTANCE = (
-    "instance_bank", "bank_size", "bank_fill_at", "instance_weight", "calibrate", "smooth",
-    "bank_update_every", "bank_momentum", "bank_labels", "bank_absent",
-)  # fmt: skip
+_BANK = ("bank_size", "bank_fill_at", "bank_update_every", "bank_momentum", "bank_labels", "bank_absent")
+_INSTANCE = ("instance_bank", "instance_weight", "calibrate", "smooth", *_BANK)
+_BANK_FILES = (
+    "a folder with f_buffer_s.npz and l_buffer_s.npz (published or made by fill_bank.py --restore-from "
+    "SNAPSHOT)"
+)
 _ONLY_WITH = {
     "rare_class_sampling": (
         "rare_class_temperature", "rare_class_min_pixels", "rare_class_min_crop_share", "class_statistics",
@@ -28,6 +32,8 @@ def check_self_training(args: argparse.Namespace) -> None:
         UserError: two options contradict each other, or a bank is missing.
     """
     _fill_in(args)
+    args.bank_from = _bank_from(args)
+    _check_teacher(args)
     _check_reference(args)
     _check_rows(args)
     _check_bank(args)
@@ -49,8 +55,16 @@ def _fill_in(args: argparse.Namespace) -> None:
     for name, value in defaults.items():
         if getattr(args, name) is None:
             setattr(args, name, value)
-    # Kept with the run: whether the bank is filled may not change, where files lie may.
-    args.bank_from = "fill" if args.instance_bank == "fill" else "files" if args.instance_bank else None
+
+
+def _bank_from(args: argparse.Namespace) -> str | None:
+    """What a run keeps of --instance-bank: whether the bank is filled may not change, where files lie may."""
+    if args.method != "dida":
+        return None
+    return "fill" if args.instance_bank == "fill" else "files"
+
+
+def _check_teacher(args: argparse.Namespace) -> None:
     if args.ema_decay == 0:
         raise UserError(
             "--ema-decay 0 means no teacher, but self-training takes its labels from one; give a decay above "
@@ -85,39 +99,83 @@ def _check_rows(args: argparse.Namespace) -> None:
 def _check_bank(args: argparse.Namespace) -> None:
     if args.method != "dida":
         return
-    if args.instance_bank is None:
+    if not args.instance_bank:
         raise UserError(
-            "--method dida needs --instance-bank: a folder with f_buffer_s.npz and l_buffer_s.npz (published "
-            "or made by fill_bank.py --restore-from SNAPSHOT), or fill to make one from the student",
+            f"--method dida needs --instance-bank: {_BANK_FILES}, or fill to make one from the student",
             everywhere=True,
         )
-    if args.instance_bank == "fill" and args.bank_fill_at >= args.num_steps_stop:
+    if args.instance_bank == "fill":
+        _check_filling(args)
+        return
+    _check_bank_path(args)
+    for name in ("bank_size", "bank_fill_at"):
+        if name in args.given:
+            warn(f"{_flag(name)} has no effect: the bank is read from {args.instance_bank}")
+
+
+def _check_filling(args: argparse.Namespace) -> None:
+    at = f"--bank-fill-at {args.bank_fill_at}"
+    if "bank_fill_at" not in args.given:
+        at += " (unless given, as --warm-up)"
+    if args.bank_fill_at >= args.num_steps_stop:
         raise UserError(
-            f"--bank-fill-at {args.bank_fill_at} comes when the run is over (--num-steps-stop "
-            f"{args.num_steps_stop}), there would be no instance loss; fill the bank earlier",
+            f"{at} comes when the run is over (--num-steps-stop {args.num_steps_stop}), there would be no "
+            "instance loss; fill the bank earlier",
             everywhere=True,
         )
-    if args.instance_bank != "fill":
-        for name in ("bank_size", "bank_fill_at"):
-            if name in args.given:
-                warn(f"{_flag(name)} has no effect: the bank is read from {args.instance_bank}")
+    if args.bank_fill_at == 0 and args.restore_from is None and not has_snapshots(args.snapshot_dir):
+        raise UserError(
+            f"{at} fills the bank with features of an untrained head; give --restore-from a trained network, "
+            "or fill it later, such as --bank-fill-at 1500",
+            everywhere=True,
+        )
+
+
+def _check_bank_path(args: argparse.Namespace) -> None:
+    """A run that goes on has the bank in its snapshot; the file may be gone."""
+    if has_snapshots(args.snapshot_dir):
+        return
+    try:
+        values.existing_path(args.instance_bank)
+    except argparse.ArgumentTypeError as error:
+        raise UserError(f"--instance-bank: {error}; give {_BANK_FILES}, or fill", everywhere=True) from None
 
 
 def _warn_about_unused(args: argparse.Namespace) -> None:
     warn_about_switched_off(args)
+    _warn_about_bank(args)
+    if args.jitter_threshold == 1:
+        if "jitter_strength" in args.given:
+            warn("--jitter-strength has no effect: --jitter-threshold 1 means never")
+        if args.teacher_augmentation and not args.blur:
+            warn("--teacher-augmentation has no effect: --jitter-threshold 1 and --no-blur leave none")
+    if "restore_weights" in args.given and args.restore_from is None:
+        warn("--restore-weights has no effect without --restore-from")
+    if args.quirks == "fixed" and args.optimizer != "sgd" and args.method != "dida":
+        warn(
+            f"--quirks fixed has no effect with --method {args.method} --optimizer {args.optimizer}: it "
+            "repairs what sgd and the instance bank do"
+        )
+
+
+def _warn_about_bank(args: argparse.Namespace) -> None:
     if args.method != "dida":
         for name in _INSTANCE:
             if name in args.given:
                 warn(f"{_flag(name)} has no effect with --method {args.method}")
-    elif args.instance_weight == 0:
-        if "calibrate" in args.given:
-            warn("--calibrate has no effect: --instance-weight is 0")
-        if args.smooth == 1:
-            warn("the instance bank has no effect: --instance-weight is 0 and --smooth 1")
-    if args.jitter_threshold == 1 and "jitter_strength" in args.given:
-        warn("--jitter-strength has no effect: --jitter-threshold 1 means never")
-    if "restore_weights" in args.given and args.restore_from is None:
-        warn("--restore-weights has no effect without --restore-from")
+        return
+    if "bank_update_every" in args.given and args.bank_update_every >= args.num_steps_stop:
+        warn(
+            f"--bank-update-every {args.bank_update_every} has no effect after the first iteration: the run "
+            f"stops at {args.num_steps_stop}"
+        )
+    if args.instance_weight > 0:
+        return
+    if "calibrate" in args.given:
+        warn("--calibrate has no effect: --instance-weight is 0")
+    if args.smooth == 1:
+        given = "".join(f", nor has {_flag(name)}" for name in _BANK if name in args.given)
+        warn(f"the instance bank has no effect{given}: --instance-weight is 0 and --smooth 1")
 
 
 def warn_about_switched_off(args: argparse.Namespace) -> None:

@@ -26,7 +26,7 @@ def add_aspect_crop_arguments(parser: Parser, *, target: bool = True) -> None:
         parser: gets the options.
         target: whether target images are read too; without them rare class sampling is on by default.
     """
-    add_reading_arguments(parser)
+    add_reading_arguments(parser, **({} if target else {"classes_of": "the snapshot's"}))
     add = parser.add_argument_group("augmentation").add_argument
     add(
         "--crop-size",
@@ -119,7 +119,8 @@ def _add_method_arguments(parser: Parser) -> None:
         type=values.non_negative_float,
         default=0.1,
         metavar="W",
-        help="weight of an auxiliary head's cross entropy, in networks that have one",
+        help="weight of every cross entropy of the auxiliary head in --network deeplab_two_head; the others "
+        "have one head",
     )
     add(
         "--restore-weights",
@@ -179,10 +180,10 @@ def _add_mixing_arguments(parser: Parser) -> None:
     )
     add(
         "--jitter-strength",
-        type=values.fraction,
+        type=values.at_most_half,
         default=0.2,
         metavar="S",
-        help="of brightness, contrast, saturation and hue of the mixed image",
+        help="of brightness, contrast, saturation and hue of the mixed image, 0 to 0.5",
     )
     add(
         "--jitter-threshold",
@@ -245,10 +246,10 @@ def _add_masked_arguments(parser: Parser) -> None:
     )
     add(
         "--mask-ratio",
-        type=values.fraction,
+        type=values.decay,
         default=0.7,
         metavar="P",
-        help="share of the blocks that are blanked",
+        help="share of the blocks that are blanked, below 1",
     )
 
 

@@ -41,7 +41,8 @@ def add_network_arguments(parser: Parser) -> None:
         "--restore-from",
         type=values.existing_path,
         metavar="PATH",
-        help="snapshot, run folder or published checkpoint that fills the whole network",
+        help="snapshot, run folder or published checkpoint that fills the whole network; a file of ImageNet "
+        "weights fills the backbone",
     )
     add(
         "--num-classes",
@@ -101,8 +102,8 @@ def add_network_arguments(parser: Parser) -> None:
     parser.add_original("--model", "no effect: see --network", _only_deeplab)
 
 
-def add_optimizer_arguments(parser: Parser) -> None:
-    """Batch, steps and optimizers."""
+def add_optimizer_arguments(parser: Parser, *, needs_teacher: bool = False) -> None:
+    """Batch, steps and optimizers. `needs_teacher`: the script cannot do without the averaged weights."""
     _add_step_arguments(parser)
     add = parser.add_argument_group("optimizer").add_argument
     add(
@@ -152,7 +153,10 @@ def add_optimizer_arguments(parser: Parser) -> None:
         type=values.decay,
         default=0.0,
         metavar="A",
-        help="keep a teacher, a moving average of the weights (evaluate.py --weights teacher); 0: none",
+        help="share of itself that the teacher, a moving average of the weights, keeps in a step; above 0 "
+        "(default: 0.999, with --method dacs 0.99)"
+        if needs_teacher
+        else "keep a teacher, a moving average of the weights (evaluate.py --weights teacher); 0: none",
     )
     parser.add_original(
         "--iter-size", "no effect at 1; see --accumulation", _only_one, type=values.positive_int

@@ -74,10 +74,18 @@ def fraction(text: str) -> float:
 
 
 def decay(text: str) -> float:
-    """A share in [0, 1): at 1 an average would never move."""
+    """A share in [0, 1): at 1 an average would never move, and a mask would leave nothing."""
     value = number(text)
     if not 0 <= value < 1:
         raise ArgumentTypeError(f"must be 0 or more and below 1, got {text}")
+    return value
+
+
+def at_most_half(text: str) -> float:
+    """A number in [0, 0.5], such as half of a circle of hues."""
+    value = number(text)
+    if not 0 <= value <= 0.5:
+        raise ArgumentTypeError(f"must be between 0 and 0.5, got {text}")
     return value
 
 

@@ -65,7 +65,30 @@ def test_statistics_can_lie_elsewhere(files: FileList, tmp_path: Path) -> None:
     assert not (files.root / STATISTICS_BY_FILE).exists()
     for path in (place, place / "sample_class_stats.json", place / STATISTICS_BY_FILE):
         assert statistics_for(files, SPACE, path) == counted(files)
-    assert str(place) in shlex.split(statistics_command(files, SPACE, place / "sample_class_stats.json"))
+
+
+@pytest.mark.parametrize("named", ["", STATISTICS_BY_FILE, "counts"])
+def test_statistics_of_something_else_are_not_written_over(
+    files: FileList, tmp_path: Path, named: str
+) -> None:
+    place, other = tmp_path / "place", class_space("robotcar9")
+    write_class_statistics(place, count_classes(files, other.name, num_workers=0), other)
+    (place / "counts").write_bytes((place / STATISTICS_BY_FILE).read_bytes())
+    before = {path: path.read_bytes() for path in place.iterdir()}
+    with pytest.raises(UserError, match=r"counts the classes of robotcar9.*; count again: ") as caught:
+        statistics_for(files, SPACE, place / named)
+    command, _, rest = str(caught.value).partition("count again: ")[2].partition(" (then give ")
+    run(command)
+    assert {path: path.read_bytes() for path in before} == before
+    option, fresh = shlex.split(rest.rstrip(")"))
+    assert option == "--class-statistics"
+    assert Path(fresh).parent == place
+    assert statistics_for(files, SPACE, Path(fresh)) == counted(files)
+
+
+def test_a_file_that_is_missing_is_written_into_its_folder(files: FileList, tmp_path: Path) -> None:
+    command = statistics_command(files, SPACE, tmp_path / "new" / "sample_class_stats.json")
+    assert shlex.split(command)[-2:] == ["--output", str(tmp_path / "new")]
 
 
 def test_the_command_names_split_classes_and_own_description(files: FileList, tmp_path: Path) -> None:

@@ -105,6 +105,13 @@ def test_the_counted_classes_are_told_beside_the_files(files: FileList, tmp_path
         counted_class_space(tmp_path)
 
 
+@pytest.mark.parametrize("text", ['{"a.png": {"3": 4, "5": -2}}', '[{"3": -2, "file": "a.png"}]'])
+def test_counts_below_0_are_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "s.json").write_text(text)
+    with pytest.raises(UserError, match=r"s.json has -2 pixels of a class in a.png.*prepare_data\.py"):
+        read_class_statistics(tmp_path / "s.json")
+
+
 def test_counts_of_other_classes_have_their_own_folder(files: FileList) -> None:
     assert statistics_folder(files, "cityscapes19") == files.root
     assert statistics_folder(files, "idd7") == files.root / "class_statistics_idd7"

@@ -19,7 +19,8 @@ def _blocks(values: list[list[int]], scale: int) -> Tensor:
 
 
 def _majority(labels: Tensor, scale: int, min_share: float = 0.75) -> list[Any]:
-    return downscaled_labels(labels, scale, num_classes=3, min_share=min_share).tolist()
+    size = (labels.shape[1] // scale, labels.shape[2] // scale)
+    return downscaled_labels(labels, size, num_classes=3, min_share=min_share).tolist()
 
 
 def _features(n: int = 1) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,7 +100,7 @@ class TestDownscaledLabels:
         labels = torch.full((scale * scale,), 255)
         labels[: round(share * scale * scale)] = 1
         labels[round(share * scale * scale) :] = torch.arange(len(labels) - round(share * scale * scale)) + 2
-        found = downscaled_labels(labels.view(1, scale, scale), scale, num_classes=110, min_share=share)
+        found = downscaled_labels(labels.view(1, scale, scale), (1, 1), num_classes=110, min_share=share)
         assert found.item() == 1
 
     @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64])
@@ -109,7 +110,7 @@ class TestDownscaledLabels:
         share, expected = F.avg_pool2d(one_hot, 4).max(1)
         expected[(share < 0.4) | (expected == 3)] = 255
         labels[labels == 3] = 255
-        found = downscaled_labels(labels.to(dtype), 4, num_classes=3, min_share=0.4)
+        found = downscaled_labels(labels.to(dtype), (3, 4), num_classes=3, min_share=0.4)
         assert torch.equal(found, expected)
 
 

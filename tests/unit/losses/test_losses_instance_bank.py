@@ -160,22 +160,6 @@ def test_the_limit_per_class_leaves_out_what_would_be_more() -> None:
     assert bank.add(features, [2] * 6) == 0  # it is full
 
 
-def test_missing_classes_of_a_bank_are_named_with_empty_entries_too() -> None:
-    bank = InstanceBank(4, 1, CLASSES)
-    assert bank.missing_classes() == [0, 1, 2, 3]
-    bank.add(torch.ones(1, 1), [2])
-    assert bank.missing_classes() == [0, 1, 3]
-
-
-def test_filling_takes_every_image_s_features_in_the_given_order() -> None:
-    features, labels = _drawn()
-    bank = InstanceBank(8, CHANNELS, CLASSES).double()
-    bank.fill(features, labels, order=(3, 2, 0, 1))
-    assert bank.labels.tolist() == [2, 0, 1, 2, 0, 1, -1, -1]
-    own = [_plain_means(features[i:], labels)[[2, 0, 1]] for i in range(2)]
-    torch.testing.assert_close(bank.features[:6], torch.cat(own), rtol=1e-12, atol=1e-14)
-
-
 def test_rare_classes_come_first_and_absent_ones_not_at_all() -> None:
     assert rare_first([50, 0, 7, 50, 3]) == (4, 2, 0, 3)
 

@@ -201,3 +201,19 @@ class TestTeacherLabels:
         assert found.weight.dtype == found.confidence.dtype == kept
         assert found.ratio.dtype == torch.float64
         assert not found.confidence.requires_grad
+
+
+def test_padding_is_no_part_of_an_image() -> None:
+    logits = torch.zeros(2, 3, 6, 8)
+    logits[:, 1] = 9.0  # all pixels confident, class 1
+    logits[0, :, 4:] = 0.0  # but for the padding of the first image
+    logits[0, :, :, 5:] = 0.0
+    found = _taught(logits, ignore_top=1, ignore_bottom=2, content=torch.tensor([[4, 5], [6, 8]]))
+    assert float(found.ratio) == 1.0
+    assert (found.label[0, :4, :5] == 1).all()
+    assert (found.label[0, 4:] == 255).all()
+    assert (found.label[0, :, 5:] == 255).all()
+    weighted = torch.zeros(2, 6, 8)
+    weighted[0, 1:2, :5] = 1  # rows 0, and 2 and 3 above the padding, are ignored
+    weighted[1, 1:4] = 1
+    assert torch.equal(found.weight, weighted)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from trainers.bank_files import FEATURES_FILE, LABELS_FILE, describe_bank, read_bank, write_bank
+from trainers.bank_files import FEATURES_FILE, LABELS_FILE, describe_bank, read_bank, report_bank, write_bank
 from utils.errors import UserError
 
 NAMES = ("road", "sky", "car")
@@ -72,11 +72,20 @@ def test_missing_classes_are_accepted_and_named(tmp_path: Path, caplog: pytest.L
     folder = _write_pair(tmp_path / "bank", _features(), np.array([0, 2, 0, 2, 2]))
     with caplog.at_level(logging.INFO):
         read_bank(folder, **NETWORK)
-    assert "5 entries, 2 to 3 a class; none of sky" in caplog.text
+    assert f"instance bank {folder}: 5 entries, 2 to 3 a class; none of sky" in caplog.text
 
 
 def test_a_bank_with_all_classes_names_none() -> None:
     assert describe_bank(np.array([0, 1, 2, 2]), NAMES) == "4 entries, 1 to 2 a class"
+
+
+def test_the_report_counts_every_class_and_gives_the_norms() -> None:
+    features = torch.tensor([[3.0, 4.0], [0.0, 1.0], [6.0, 8.0], [0.0, 2.0]])
+    assert report_bank("of a test", features, torch.tensor([2, 0, 2, 0]), NAMES) == [
+        "instance bank of a test: 4 entries, 2 to 2 a class; none of sky",
+        "entries of the bank: road 2, sky 0, car 2",
+        "norms of its features: 1 to 10, mean 4.5",
+    ]
 
 
 GOOD = np.array([0, 1, 2, 0, 1])
@@ -127,6 +136,21 @@ def test_a_bank_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_an_archive_of_something_else_is_refused_with_its_arrays(tmp_path: Path) -> None:
     np.savez(tmp_path / "other.npz", centroids=_features())
     assert "no array features, only centroids" in _refusal(tmp_path / "other.npz")
+
+
+def test_of_many_arrays_few_are_named(tmp_path: Path) -> None:
+    np.savez(tmp_path / "other.npz", **{f"array_{number}": _features() for number in range(40)})
+    message = _refusal(tmp_path / "other.npz")
+    assert "only array_0, array_1, array_2, array_3, array_4, ... (40 in all)" in message
+    assert "array_5" not in message
+
+
+def test_a_checkpoint_of_a_network_is_told_from_a_bank(tmp_path: Path) -> None:
+    torch.save({str(number): torch.zeros(1) for number in range(40)}, tmp_path / "latest.pth")
+    message = _refusal(tmp_path / "latest.pth")
+    assert "latest.pth is a checkpoint of a network and no instance bank" in message
+    assert f"fill_bank.py --restore-from {tmp_path / 'latest.pth'}" in message
+    assert len(message) < 300 + 2 * len(str(tmp_path))
 
 
 def test_pickled_objects_are_not_loaded(tmp_path: Path) -> None:

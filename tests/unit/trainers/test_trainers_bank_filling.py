@@ -126,8 +126,8 @@ def test_a_stop_signal_leaves_without_a_bank() -> None:
 def test_the_log_says_what_the_bank_holds(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         _fill(Striped([0, 1]), 7, order=(1, 0))
-    assert "7 entries, 3 to 4 a class; none of living things" in caplog.text
-    assert "from 4 samples: drivable 3, non-drivable 4, living things 0" in caplog.text
+    assert "from 4 samples: 7 entries, 3 to 4 a class; none of living things" in caplog.text
+    assert "entries of the bank: drivable 3, non-drivable 4, living things 0" in caplog.text
 
 
 def test_a_bank_smaller_than_its_classes_is_refused() -> None:

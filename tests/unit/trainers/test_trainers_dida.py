@@ -154,11 +154,11 @@ class TestSmoothing:
         plain = [self.labels(bank_momentum=0.0, first_source=first)[1] for first in (0, 4)]
         assert torch.equal(*plain)
 
-    def test_other_terms_do_not_depend_on_the_order_of_passes(self) -> None:
+    def test_other_terms_do_not_depend_on_the_order_of_passes(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found = []
         for first in (True, False):
             trainer = make_trainer("dida", network=small_network("plus", double=True))
-            trainer.step.source_first = first
+            monkeypatch.setattr(dida.DidaStep, "source_first", first)
             forward(trainer).loss.backward()
             found.append(gradients(trainer))
         assert all(torch.equal(value, found[1][name]) for name, value in found[0].items())

@@ -23,7 +23,7 @@ def test_features_are_the_last_stage_in_evaluation_mode(kind: str) -> None:
 
 def test_heads_are_not_kept() -> None:
     network = small_network()
-    names = set(BackboneReference(network).backbone_state())
+    names = set(BackboneReference(network).network.state_dict())
     assert names == {name for name in network.state_dict() if network.is_backbone(name)}
     assert any(not network.is_backbone(name) for name in network.state_dict())
 
@@ -37,13 +37,13 @@ def test_it_is_no_part_of_the_training() -> None:
 def test_training_changes_neither_weights_nor_statistics() -> None:
     network = small_network()
     trainer = make_trainer(network=network, reference=BackboneReference(network))
-    before = {name: value.clone() for name, value in trainer.reference.backbone_state().items()}
+    before = {name: value.clone() for name, value in trainer.reference.network.state_dict().items()}
     start = copied_state(network)
     for iteration in range(2):
         trainer.run_iteration(iteration, [drawn_batches(first=2 * iteration)])
     assert not torch.equal(copied_state(network)["conv1.weight"], start["conv1.weight"])
     assert not torch.equal(copied_state(network)["bn1.running_mean"], start["bn1.running_mean"])
-    for name, value in trainer.reference.backbone_state().items():
+    for name, value in trainer.reference.network.state_dict().items():
         assert torch.equal(value, before[name]), name
         assert torch.equal(value, start[name]), name
 

@@ -14,7 +14,9 @@ import torch
 import train_ft
 import train_ms
 import train_source
-from tests.official_formats import write_cityscapes, write_gta5
+import train_st
+from tests.official_formats import mit_imagenet_files, write_cityscapes, write_gta5
+from tests.toy_self_training import mit_entries
 from tests.toy_training import WORLD
 from trainers import wiring, wiring_data
 from trainers.label_checks import PseudoLabels
@@ -225,6 +227,36 @@ class TestNetwork:
         second = wiring.build_network(args, SPACE, WORLD)
         for name, value in first.state_dict().items():
             assert torch.equal(second.state_dict()[name], value), name
+
+    def test_a_file_of_imagenet_weights_leaves_other_starts_without_effect(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        torch.save(mit_imagenet_files(mit_entries("mit_b0"))["nvlabs"], tmp_path / "mit.pth")
+        words = ["--backbone", "mit_b0", "--head-channels", "8", "--restore-from", str(tmp_path / "mit.pth")]
+        for further, named in (
+            ([], []),
+            (["--backbone-weights", "b.pth", "--restore-weights", "teacher"], ["backbone", "restore"]),
+        ):
+            args = train_st.parse_args([*words, *further])
+            caplog.clear()
+            wiring.build_network(args, SPACE, WORLD)
+            said = [line for line in caplog.messages if "no effect" in line]
+            assert len(said) == len(named)
+            for line, name in zip(said, named, strict=True):
+                assert f"--{name}-weights has no effect: --restore-from {tmp_path / 'mit.pth'} holds" in line
+
+    def test_crop_that_a_mix_transformer_cannot_see_is_refused(self) -> None:
+        args = train_st.parse_args(
+            [
+                *("--backbone", "mit_b0", "--backbone-weights", "b.pth", "--crop-size", "64,28"),
+                *("--ignore-top", "0", "--ignore-bottom", "0"),
+            ]
+        )
+        with pytest.raises(UserError, match=r"--crop-size 64,28 is too small .* 29x29; give a larger"):
+            wiring.build_network(args, SPACE, WORLD)
+        wiring.check_crop_of_backbone(args, "resnet101")
+        args.crop_size = (29, 29)
+        wiring.check_crop_of_backbone(args, "mit_b0")
 
     def test_activation_checkpointing_is_switched_on(self) -> None:
         assert wiring.build_network(

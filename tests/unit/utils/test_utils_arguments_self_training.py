@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import shlex
 from dataclasses import fields, replace
+from pathlib import Path
 
 import pytest
 
 import fill_bank
+import train_ms
 import train_st
 from trainers import wiring
 from trainers.dida import DidaSettings
@@ -26,7 +29,10 @@ BY_METHOD = (
 
 
 @pytest.fixture(autouse=True)
-def _no_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def _no_launcher(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither processes nor data, in a folder with a bank."""
+    (tmp_path / "bank").mkdir()
+    monkeypatch.chdir(tmp_path)
     for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "SEGADAPT_DATA"):
         monkeypatch.delenv(name, raising=False)
 
@@ -82,7 +88,10 @@ def test_masked_consistency_is_off_and_the_bare_flag_means_one() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "line"),
-    [(SelfTrainingSettings, ""), (DidaSettings, "--method dida --instance-bank fill --bank-fill-at 0")],
+    [
+        (SelfTrainingSettings, ""),
+        (DidaSettings, "--method dida --instance-bank fill --bank-fill-at 0 --restore-from ."),
+    ],
 )
 def test_defaults_are_those_of_the_settings(kind: type, line: str) -> None:
     args = parse(line)
@@ -113,8 +122,21 @@ def test_published_network_and_crops() -> None:
     [
         ("--ema-decay 0", "--ema-decay 0 means no teacher"),
         ("--method dida", "needs --instance-bank"),
-        ("--method dida --instance-bank fill --bank-fill-at 40000", "comes when the run is over"),
-        ("--method dida --instance-bank fill --num-steps-stop 1500", "--bank-fill-at 1500 comes when"),
+        ("--method dida --instance-bank ''", "needs --instance-bank"),
+        ("--method dida --instance-bank nowhere", "--instance-bank: nowhere does not exist; give a folder"),
+        ("--method dida --instance-bank https://a.org/b.npz", "--instance-bank: .* is a web address"),
+        (
+            "--method dida --instance-bank fill --bank-fill-at 40000",
+            "--bank-fill-at 40000 comes when the run",
+        ),
+        (
+            "--method dida --instance-bank fill --num-steps-stop 1500",
+            r"--bank-fill-at 1500 \(unless given, as --warm-up\) comes when",
+        ),
+        ("--method dida --instance-bank fill --bank-fill-at 0", "untrained head; give --restore-from"),
+        ("--method dida --instance-bank fill --warm-up 0", "as --warm-up.* untrained head"),
+        ("--mask-ratio 1", "--mask-ratio: must be 0 or more and below 1"),
+        ("--jitter-strength 0.51", "--jitter-strength: must be between 0 and 0.5"),
         ("--ignore-top 400 --ignore-bottom 112", "leave none of the 512 rows"),
         ("--crop-size 512,128", "leave none of the 128 rows"),
         ("--backbone-weights none", "--backbone-weights none has none"),
@@ -134,10 +156,45 @@ def test_contradictions_are_found_alike_by_all_processes(line: str, expected: st
         "--backbone-weights none --feature-distance-weight 0",
         "--method dacs --crop-size 128,128",
         "--method dida --instance-bank bank --num-steps-stop 1600",
+        "--method dida --instance-bank fill --bank-fill-at 0 --restore-from .",
+        "--mask-ratio 0.99 --jitter-strength 0.5",
     ],
 )
 def test_allowed(line: str) -> None:
     parse(line)
+
+
+@pytest.mark.parametrize("bank", ["nowhere", "fill --warm-up 0"])
+def test_a_run_that_goes_on_has_its_bank(bank: str) -> None:
+    Path("run").mkdir()
+    Path("run", "iteration_0000001.pth").touch()
+    parse(f"--method dida --snapshot-dir run --instance-bank {bank}")
+
+
+def test_a_run_keeps_whether_its_bank_is_filled() -> None:
+    words = (
+        "--instance-bank bank",
+        "--method dida --instance-bank fill",
+        "--method dida --instance-bank bank",
+    )
+    assert [parse(line).bank_from for line in words] == [None, "fill", "files"]
+
+
+def test_help_says_what_these_scripts_do_with_shared_options(capsys: pytest.CaptureFixture[str]) -> None:
+    found = []
+    for script in (train_st, fill_bank, train_ms):
+        with pytest.raises(SystemExit):
+            script.parse_args(["--help"])
+        found.append(" ".join(capsys.readouterr().out.split()))
+    ours, bank, stage_one = found
+    assert "0: none" in stage_one
+    assert "0: none" not in ours.partition("--ema-decay A")[2].partition("--")[0]
+    assert "(default: 0.999, with --method dacs 0.99)" in ours
+    assert ours.count("resized to fit into, proportions kept") == 2
+    assert bank.count("resized to fit into, proportions kept") == 1
+    assert stage_one.count("resized to fit into") == 0
+    assert "(default: the target's)" in ours
+    assert "(default: the snapshot's)" in bank
 
 
 @pytest.mark.parametrize(
@@ -166,12 +223,31 @@ def test_allowed(line: str) -> None:
         ),
         ("--crop-largest-share 0 --crop-attempts 5", "--crop-attempts has no effect"),
         ("--jitter-threshold 1 --jitter-strength 0.5", "--jitter-strength has no effect"),
+        ("--jitter-threshold 1 --no-blur --teacher-augmentation", "--teacher-augmentation has no effect"),
+        ("--quirks fixed", "--quirks fixed has no effect with --method daformer --optimizer adamw"),
+        (
+            "--method dacs --quirks fixed --optimizer sgd-plain",
+            "--quirks fixed has no effect with --method dacs",
+        ),
+        (
+            "--method dida --instance-bank bank --bank-update-every 40000",
+            "--bank-update-every 40000 has no effect after the first iteration",
+        ),
+        (
+            "--method dida --instance-bank bank --instance-weight 0 --bank-momentum 0.9 --bank-labels own",
+            "bank has no effect, nor has --bank-momentum, nor has --bank-labels: --instance-weight is 0",
+        ),
         ("--restore-weights teacher", "--restore-weights has no effect without --restore-from"),
         ("", ""),
         ("--masked-consistency --mask-block 32", ""),
         ("--restore-from . --restore-weights teacher", ""),
         ("--method dida --instance-bank bank --instance-weight 0 --smooth 0.9", ""),
         ("--method dida --instance-bank fill --bank-size 50 --bank-fill-at 9 --quirks published", ""),
+        ("--method dida --instance-bank bank --quirks fixed --optimizer sgd-plain", ""),
+        ("--quirks fixed --optimizer sgd", ""),
+        ("--quirks published", ""),
+        ("--jitter-threshold 1 --teacher-augmentation", ""),
+        ("--method dida --instance-bank bank --bank-update-every 39999", ""),
     ],
 )
 def test_options_without_effect_are_warned_about(
@@ -207,11 +283,37 @@ class TestFillBank:
         assert {name: getattr(ours, name) for name in shared} == {n: getattr(theirs, n) for n in shared}
         assert (ours.weights, ours.precision) == ("student", "fp32")
 
-    def test_options_without_effect_are_refused_or_warned_about(
-        self, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    def test_options_of_the_run_are_taken_over_where_none_are_given(
+        self, caplog: pytest.LogCaptureFixture
     ) -> None:
-        parse_bank("--no-rare-class-sampling --rare-class-temperature 1")
-        assert "--rare-class-temperature has no effect" in capsys.readouterr().err + caplog.text
+        stored = {
+            "input_size": [1280, 760],
+            "crop_size": [512, 512],
+            "rare_class_sampling": False,
+            "source": "synthia",
+            "crop_attempts": 3,
+        }
+        args = parse_bank("--crop-attempts 5")
+        with caplog.at_level(logging.INFO):
+            fill_bank.read_as_the_run(args, stored)
+        assert (args.input_size, args.crop_size, args.crop_attempts) == ((1280, 760), (512, 512), 5)
+        assert not args.rare_class_sampling
+        assert caplog.messages == [
+            "warning: --source gta5, but the run had --source synthia",
+            "warning: --crop-attempts 5, but the run had --crop-attempts 3",
+            "as the run of . read the source: --input-size 1280,760 --no-rare-class-sampling",
+        ]
+
+    def test_nothing_is_said_where_nothing_differs(self, caplog: pytest.LogCaptureFixture) -> None:
+        args = parse_bank("")
+        before = dict(vars(args))
+        with caplog.at_level(logging.INFO):
+            for stored in ({}, {"input_size": [1280, 720], "mirror": True, "ema_decay": 0.9}):
+                fill_bank.read_as_the_run(args, stored)
+        assert vars(args) == before
+        assert caplog.messages == []
+
+    def test_options_of_other_scripts_are_refused(self) -> None:
         for option in ("--no-random-mirror", "--compile", "--target cityscapes"):
             with pytest.raises(UserError, match="unknown option"):
                 parse_bank(option)

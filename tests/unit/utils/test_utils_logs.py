@@ -140,6 +140,14 @@ class TestProgress:
     def test_the_end_is_at_100_percent(self) -> None:
         assert "100 %" in logs.Progress(0, 3).line(3, 1.0)
 
+    def test_shows_losses_first_and_no_more_than_fit(self) -> None:
+        names = ["accuracy/a", "loss/b_aux", "loss/c", "lr/x", *(f"loss/m{i}" for i in range(9))]
+        shown = list(logs.brief(dict.fromkeys(names, 1.0)))
+        assert len(shown) == logs.LONGEST_LINE
+        assert shown[:2] == ["loss/c", "loss/m0"]
+        few = {"accuracy/a": 1.0, "loss/b_aux": 2.0, "lr/x": 3.0, "loss/c": 4.0}
+        assert list(logs.brief(few)) == ["loss/c", "lr/x", "loss/b_aux", "accuracy/a"]
+
     @pytest.mark.parametrize(
         ("seconds", "text"), [(0, "0:00:00"), (59.6, "0:01:00"), (3661, "1:01:01"), (360_000, "100:00:00")]
     )

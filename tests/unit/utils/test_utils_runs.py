@@ -112,6 +112,18 @@ class TestRecord:
         with open_run(tmp_path):
             pass
 
+    def test_a_setting_that_follows_from_an_option_is_refused_by_the_options_name(
+        self, tmp_path: Path
+    ) -> None:
+        with open_run(tmp_path, bank_from="fill", instance_bank="fill"):
+            pass
+        with (
+            pytest.raises(UserError) as caught,
+            open_run(tmp_path, bank_from="files", instance_bank="banks/a"),
+        ):
+            pass
+        assert "(folder -> now): --instance-bank fill -> banks/a; give" in str(caught.value)
+
     def test_facts_are_recorded_with_the_start_that_found_them(self, tmp_path: Path) -> None:
         for threshold in (0.0, 0.9):
             with open_run(tmp_path, facts={"pseudo_labels": {"threshold": threshold}}):
