@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from losses.class_balance import class_counts
-from losses.self_training import _largest
+from losses.self_training import largest_class
 from utils import distributed
 from utils.maths import at_least_float32
 from utils.precision import exact_float32
@@ -34,7 +34,7 @@ class ObjectiveVectors:
 @torch.no_grad()
 def predicted_classes(logits: Tensor) -> Tensor:
     """The likeliest class of every pixel, the lowest of equals: (N, C, h, w) logits give (N, h, w) uint8."""
-    return _largest(logits)[1]
+    return largest_class(logits)[1]
 
 
 def nearest_labels(labels: Tensor, size: tuple[int, int]) -> Tensor:
