@@ -74,6 +74,7 @@ def load_backbone(network: SegmentationNetwork, source: str) -> str:
         raise UserError(_other_backbone(source, layout, backbone))
     entries = _CONVERTERS[layout.name](state)
     _check_size(entries, layout, source, backbone)
+    entries = {f"{network.backbone_prefix}{name}": value for name, value in entries.items()}
     frozen = [layer for name, layer in frozen_layers(network).items() if network.is_backbone(name)]
     if frozen:
         entries = {name: value for name, value in entries.items() if not name.endswith(COUNTER)}

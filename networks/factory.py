@@ -10,6 +10,7 @@ from typing import Any
 from networks.daformer import DAFormer, DAFormerOptions
 from networks.deeplab import DeepLabSummed, DeepLabTwoHead, DeepLabV3Plus
 from networks.heads import DecoderOptions, HeadOptions
+from networks.mada import MULTI_GRID, MadaOptions, MadaV3Plus
 from networks.mit import MIT_VARIANTS, mix_transformer
 from networks.mobilenet import mobilenet_v2
 from networks.normalization import freeze_normalization
@@ -27,6 +28,8 @@ BACKBONES = {
     "deeplab_v2": RESIDUAL_BACKBONES,
     "deeplab_v3plus": RESIDUAL_BACKBONES,
     "daformer": tuple(MIT_VARIANTS),
+    # Its input is RGB / 255, and the Caffe weights of the one left out are for BGR.
+    "mada_v3plus": tuple(name for name in RESIDUAL_BACKBONES if name != "resnet101_caffe"),
 }
 NORM_STYLES = {
     "deeplab_two_head": ("bn", "in", "gn"),  # of the heads
@@ -61,6 +64,14 @@ DEFAULT_OPTIONS: Mapping[str, Mapping[str, Any]] = {
         "head_channels": 256,
         "dilations": [6, 12, 18],
     },
+    "mada_v3plus": {
+        "drop_rate": 0.1,
+        "inner_drop_rate": 0.5,
+        "head_channels": 256,
+        "low_channels": 48,
+        "dilations": [6, 12, 18],
+        "output_stride": 16,
+    },
 }
 # Name of the summed head among the network's children, which is that of the released files.
 _SUMMED_HEADS = {"deeplab_oracle": "layer5", "deeplab_vgg": "classifier", "deeplab_v2": "classifier"}
@@ -92,6 +103,8 @@ def _with_batch_norm(spec: NetworkSpec) -> SegmentationNetwork:
     if spec.architecture == "daformer":
         options.pop("drop_path_rate")
         return DAFormer(spec, backbone, DAFormerOptions(**options))
+    if spec.architecture == "mada_v3plus":
+        return MadaV3Plus(spec, backbone, MadaOptions(**options))
     return DeepLabSummed(
         spec,
         backbone,
@@ -145,7 +158,7 @@ def _check_norm_style(architecture: str, options: Mapping[str, Any]) -> None:
 def _check_values(options: Mapping[str, Any]) -> None:
     if options.get("output_stride", 8) not in (8, 16):
         raise UserError(f"output stride {options['output_stride']} is not built; use 8 or 16")
-    for name in ("drop_rate", "drop_path_rate"):
+    for name in ("drop_rate", "drop_path_rate", "inner_drop_rate"):
         if not 0 <= options.get(name, 0.0) < 1:
             raise UserError(f"{name.replace('_', ' ')} {options[name]} must be at least 0 and below 1")
     if min(options["dilations"], default=0) < 1:
@@ -176,4 +189,5 @@ def _backbone(spec: NetworkSpec) -> Backbone:
     output_stride = spec.options["output_stride"]
     if spec.backbone == "mobilenet_v2":
         return mobilenet_v2(output_stride=output_stride)
-    return resnet(spec.backbone, output_stride=output_stride)
+    multi_grid = MULTI_GRID if spec.architecture == "mada_v3plus" else ()
+    return resnet(spec.backbone, output_stride=output_stride, multi_grid=multi_grid)

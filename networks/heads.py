@@ -165,8 +165,7 @@ class DecoderHead(nn.Module):
                 *(SeparableConvolution(in_channels, width, dilation) for dilation in options.dilations),
             ]
         )
-        pooling = nn.AdaptiveAvgPool2d(1)
-        self.global_branch = nn.Sequential(pooling, *_convolution_block(in_channels, width, 1))
+        self.global_branch = pooled_branch(in_channels, width)
         joined = width * (len(self.parallel_branches) + 1)
         self.bottleneck = _convolution_block(joined, width, 3)
         self.shortcut = _convolution_block(low_channels, reduced, 1)
@@ -187,20 +186,39 @@ class DecoderHead(nn.Module):
             x: (N, in_channels, h, w) last features.
             low: (N, low_channels, H, W) low-level features.
         """
-        self._check_global_statistics(x)
+        check_batch_of_pooled_branch(self.global_branch, x, "deeplab_v3plus", "use --norm-style frozen, ")
         pyramid = [branch(x) for branch in self.parallel_branches]
         pyramid.append(self.global_branch(x).expand(-1, -1, *x.shape[2:]))
         fused = upsample(self.bottleneck(torch.cat(pyramid, dim=1)), low.shape[2:])
         features = self.decoder[:2](torch.cat([fused, self.shortcut(low)], dim=1))
         return HeadOutput(self.decoder[2:](features), features)
 
-    def _check_global_statistics(self, x: Tensor) -> None:
-        """One image gives the global branch one value per channel, whose variance BatchNorm cannot take."""
-        if self.training and len(x) == 1 and type(self.global_branch[2]) is nn.BatchNorm2d:
-            raise UserError(
-                "--norm-style bn: the global branch of deeplab_v3plus cannot normalise a batch of one image; "
-                "use --norm-style frozen, more images per process and step, or --batch-norm sync"
-            )
+
+def pooled_branch(in_channels: int, out_channels: int) -> nn.Sequential:
+    """Mean over the map, 1x1 convolution, norm, ReLU: (N, in_channels, h, w) -> (N, out_channels, 1, 1)."""
+    return nn.Sequential(nn.AdaptiveAvgPool2d(1), *_convolution_block(in_channels, out_channels, 1))
+
+
+def check_batch_of_pooled_branch(
+    branch: nn.Sequential, x: Tensor, architecture: str, remedy: str = "use "
+) -> None:
+    """One image gives a pooled branch one value per channel, whose variance BatchNorm cannot take.
+
+    Args:
+        branch: of `pooled_branch`.
+        x: its input.
+        architecture: for the message.
+        remedy: beginning of it, before the remedies that every architecture has.
+
+    Raises:
+        UserError: the branch trains on a single image with statistics of its own process.
+    """
+    if branch.training and len(x) == 1 and type(branch[2]) is nn.BatchNorm2d:
+        raise UserError(
+            f"--network {architecture} with BatchNorm cannot train on a batch of one image, whose mean over "
+            f"the map has nothing to be normalised with; {remedy}more images per process and step, or "
+            "--batch-norm sync"
+        )
 
 
 def _convolution_block(in_channels: int, out_channels: int, kernel: int) -> nn.Sequential:

@@ -15,12 +15,12 @@ from networks.normalization import frozen_layers
 from networks.published import Which, identify, layout_of, unwrapped
 from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec, OptionValue
-from networks.weights import load_exactly
+from networks.weights import expected_shapes, load_exactly
 from utils import snapshots
 from utils.errors import UserError
 
 FREE_OPTIONS = frozenset(
-    {"drop_rate", "drop_path_rate", "output_stride"}
+    {"drop_rate", "drop_path_rate", "inner_drop_rate", "output_stride"}
 )  # may change between a file and the network it starts
 
 
@@ -94,9 +94,10 @@ def load_weights(network: SegmentationNetwork, path: Path | str, *, weights: Whi
     there, here = complete(content.spec), network.spec
     for name in ("architecture", "backbone", "num_classes", "class_space"):
         if getattr(there, name) != getattr(here, name):
+            where = _differing_shape(network, content.state) if name == "num_classes" else ""
             raise UserError(
                 f"{content.file} holds a network with {name} {getattr(there, name)}, this run builds one "
-                f"with {getattr(here, name)}; give the options that it was trained with"
+                f"with {getattr(here, name)}{where}; give the options that it was trained with"
             )
     for name, value in there.options.items():
         if name not in FREE_OPTIONS and value != here.options[name]:
@@ -144,11 +145,20 @@ def _read_published(
 
 def _published_iteration(file: Path, content: Mapping[str, Any]) -> int | None:
     meta = content.get("meta")
-    stored = meta.get("iter") if isinstance(meta, Mapping) else content.get("iteration")
+    named = content.get("iteration", content.get("iter"))  # RIPU and DWACA; MADA
+    stored = meta.get("iter") if isinstance(meta, Mapping) else named
     if isinstance(stored, int):
         return stored
     number = re.search(r"_(?:iter)?(\d+)$", file.stem)  # GTA5_25000.pth, model_iter040000.pth
     return int(number[1]) if number else None
+
+
+def _differing_shape(network: SegmentationNetwork, state: Mapping[str, Tensor]) -> str:
+    """The first entry of a file that this network has in another shape, in brackets; empty without one."""
+    for name, shape in expected_shapes(network).items():
+        if name in state and state[name].shape != shape:
+            return f" ({name}: {tuple(state[name].shape)} instead of {shape})"
+    return ""
 
 
 def _fill(network: SegmentationNetwork, content: _Content) -> None:

@@ -47,8 +47,11 @@ def _init_refusal(flag_value: str) -> str:
     return f"it holds no classes; pass it as --backbone-weights {flag_value}"
 
 
-NOT_YET = "this version cannot read it yet"
 _RIPU_PARTS = ("feature_extractor", "classifier")
+_MADA_NETWORK, _MADA_WEIGHTS = (
+    "DeepLab",
+    "model_state",
+)  # class name of the network, and what of it is weights
 # The first match counts, so that a file is never taken for one whose names it also contains.
 LAYOUTS = (
     Layout(
@@ -60,8 +63,8 @@ LAYOUTS = (
     Layout(
         "mada",
         "a MADA checkpoint",
-        lambda names: "DeepLab" in names or has_any(names, "aspp.aspp1.", "decoder.last_conv."),
-        NOT_YET,
+        lambda names: _MADA_NETWORK in names or has_any(names, "aspp.aspp1.", "decoder.last_conv."),
+        protocol="mada-cityscapes",
     ),
     Layout(
         "daformer",
@@ -138,7 +141,8 @@ def identify(
 
     Args:
         state_dict: content of the file, with or without `module.` in front of every name. RIPU's and DWACA's
-            hold two state dictionaries, DAFormer's and DIDA's three networks; optimisers are ignored.
+            hold two state dictionaries, DAFormer's and DIDA's three networks, MADA's one under its class
+            name, perhaps beside others (discriminators), which are ignored, as optimisers are.
         path: the file, for messages.
         weights: which network of a DAFormer or DIDA checkpoint; all others hold a student only.
         opts_path: the options file that the MRNet authors' training wrote beside it, if there is one.
@@ -154,7 +158,8 @@ def identify(
     if layout is None:
         raise UserError(
             f"{what} has an unknown layout (its first entries: {', '.join(list(names)[:3])}); known are "
-            "SegAdapt snapshots and the checkpoints of MRNet / Rectifying, RIPU, DWACA, DAFormer and DIDA"
+            "SegAdapt snapshots and the checkpoints of MRNet / Rectifying, RIPU, DWACA, DAFormer, DIDA and "
+            "MADA"
         )
     if layout.refusal:
         raise UserError(f"{what} is {layout.title}: {layout.refusal}")
@@ -164,6 +169,8 @@ def identify(
         raise UserError(f"{what} is {layout.title} and holds no {weights}; use --weights student")
     if layout.name == "ripu":
         names = _ripu_entries(names, layout, what)
+    if layout.name == "mada":
+        names = _mada_entries(names, layout, what)
     opts = read_opts(opts_path) if opts_path is not None and opts_path.is_file() else {}
     _check_opts(layout, opts, what)
     spec = _spec(layout, names, opts, what, class_space)
@@ -221,6 +228,10 @@ def _spec(
         return _ripu_spec(state, layout, what, class_space)
     if layout.name == "daformer":
         return _daformer_spec(state, layout, what, class_space)
+    if layout.name == "mada":
+        num_classes = _rows(state, "decoder.last_conv.8.weight", layout, what)
+        space = _class_space(num_classes, class_space, what)
+        return NetworkSpec("mada_v3plus", "resnet101", num_classes, space)
     architecture, backbone, entry = _SINGLE_HEAD[layout.name]
     num_classes = _rows(state, entry, layout, what)
     return NetworkSpec(architecture, backbone, num_classes, _class_space(num_classes, class_space, what))
@@ -292,6 +303,20 @@ def _daformer_spec(
         )
     space = _class_space(num_classes, class_space, what)
     return NetworkSpec("daformer", backbone, num_classes, space)
+
+
+def _mada_entries(content: Mapping[str, Any], layout: Layout, what: str) -> dict[str, Any]:
+    """The network's entries, which are named as ours: of a training checkpoint, else the file's own."""
+    if _MADA_NETWORK not in content:
+        return dict(content)
+    part = content[_MADA_NETWORK]
+    weights = part.get(_MADA_WEIGHTS) if isinstance(part, Mapping) else None
+    if not isinstance(weights, Mapping) or not weights:
+        raise UserError(
+            f"{what} looks like {layout.title}, but its {_MADA_NETWORK} has no {_MADA_WEIGHTS}; give the "
+            "*_best_model.pkl or *_current_model.pkl that the training wrote"
+        )
+    return clean_keys(weights)
 
 
 def _rows(state: Mapping[str, Any], name: str, layout: Layout, what: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -97,10 +98,14 @@ class Bottleneck(nn.Module):
         return self.relu(out + (x if self.downsample is None else self.downsample(x)))
 
 
-def resnet(name: str, *, output_stride: int = 8) -> Backbone:
+def resnet(name: str, *, output_stride: int = 8, multi_grid: Sequence[int] = ()) -> Backbone:
     """The ResNet of this name in VARIANTS; strides beyond `output_stride` (8, 16, 32) become dilation.
 
     Stages: stem (stride 4), layer1 (4), layer2 (8), layer3 and layer4.
+
+    Args:
+        multi_grid: factors of the dilation in layer4, block by block from the first; empty: 1 for all, and
+            the first block as the variant has it.
     """
     variant = VARIANTS[name]
     modules: dict[str, nn.Module] = {
@@ -118,8 +123,12 @@ def resnet(name: str, *, output_stride: int = 8) -> Backbone:
         stride *= own_stride
         if variant.first_block_dilated:
             first_dilation = dilation
-        first = BlockShape(channels[-1], variant.width * 2**index, own_stride, first_dilation)
-        layer = _layer(variant, first, count, dilation)
+        dilations = [first_dilation, *[dilation] * (count - 1)]
+        if multi_grid and index == len(variant.blocks) - 1:
+            dilations = [dilation * factor for factor in multi_grid[:count]]
+            assert len(dilations) == count, "a factor for every block"
+        first = BlockShape(channels[-1], variant.width * 2**index, own_stride, dilations[0])
+        layer = _layer(variant, first, dilations)
         modules[f"layer{index + 1}"] = layer
         stages.append(tuple((f"layer{index + 1}.{block}",) for block in range(count)))
         channels.append(first.planes * layer[0].expansion)
@@ -138,7 +147,9 @@ def initialize_convolutions(module: nn.Module) -> None:
                 nn.init.zeros_(layer.bias)
 
 
-def _layer(variant: ResNetVariant, first: BlockShape, count: int, dilation: int) -> nn.Sequential:
+def _layer(variant: ResNetVariant, first: BlockShape, dilations: Sequence[int]) -> nn.Sequential:
+    """The layer that begins with the block `first`; `dilations` of all its blocks."""
+
     def block(shape: BlockShape) -> BasicBlock | Bottleneck:
         return (
             Bottleneck(shape, stride_in_3x3=variant.stride_in_3x3)
@@ -147,8 +158,9 @@ def _layer(variant: ResNetVariant, first: BlockShape, count: int, dilation: int)
         )
 
     blocks = [block(first)]
-    inner = BlockShape(first.planes * blocks[0].expansion, first.planes, 1, dilation)
-    return nn.Sequential(*blocks, *(block(inner) for _ in range(count - 1)))
+    channels = first.planes * blocks[0].expansion
+    inner = (BlockShape(channels, first.planes, 1, dilation) for dilation in dilations[1:])
+    return nn.Sequential(*blocks, *map(block, inner))
 
 
 def _conv3x3(in_channels: int, out_channels: int, stride: int, dilation: int) -> nn.Conv2d:

@@ -38,6 +38,7 @@ class SegmentationNetwork(nn.Module):
     """Images in, logits at network stride out; the first layer brings images to what the weights expect."""
 
     has_auxiliary_head = False
+    backbone_prefix = ""  # of this network's names before those that the backbone has alone
     feature_channels: int  # of SegmentationOutput.features
 
     def __init__(self, spec: NetworkSpec, backbone: Backbone) -> None:

@@ -51,7 +51,8 @@ class NetworkSpec:
 class HeadOutput(NamedTuple):
     """What a head makes of backbone features.
 
-    logits: (N, num_classes, h, w). features: (N, D, h, w) input of the classifier, before its dropout.
+    logits: (N, num_classes, h, w). features: (N, D, h, w) input of the classifier, before its dropout (MADA's
+    decoder: after it).
     """
 
     logits: Tensor
@@ -63,7 +64,8 @@ class SegmentationOutput:
     """Maps at network stride; callers upsample.
 
     logits and auxiliary_logits: (N, num_classes, h, w). features: (N, D, h, w) input of the (main) head's
-    classifier before its dropout; every network of ours gives them.
+    classifier before its dropout; every network of ours gives them. Those of mada_v3plus are after its
+    dropout, as MADA's vectors are made of what the classifier really sees.
     """
 
     logits: Tensor

@@ -145,6 +145,30 @@ class Budget:
                 f"pixels apart fit into one of {width}x{height}; give less, or a smaller --radius"
             )
 
+    def whole_images(self, total: int) -> int:
+        """How many of `total` images are bought, over all rounds; a share is rounded down.
+
+        Raises:
+            UserError: less than one image, more than there are, or a budget in pixels.
+
+        Source: the authors' released code (Ning et al., ICCV 2021) takes int(0.05 * images); other shares are
+        exact here, 29% of 100 images are 29; `tests/goldens/test_mada_selection.py`.
+        """
+        if self.unit == "pixels":
+            raise UserError(
+                f"--budget {self} buys pixels of every image, this method buys whole images; "
+                "give a share like 5% or a number like 148images"
+            )
+        if self.unit == "percent" and not 0 < self.amount <= 100:
+            raise UserError(f"--budget {self} is no share of the images; give more than 0% and at most 100%")
+        share = Decimal(repr(float(self.amount)))
+        count = int(share * total / 100 if self.unit == "percent" else share)
+        if count < 1:
+            raise UserError(f"--budget {self} of {total} images is less than one image; give 1images or more")
+        if count > total:
+            raise UserError(f"--budget {self} is more than the {total} images there are; give at most 100%")
+        return count
+
     def _check_unit(self) -> None:
         if self.unit == "images":
             raise UserError(
@@ -227,6 +251,38 @@ def price(
         hours=decisions * seconds_per_decision / 3600,
         seconds_per_decision=seconds_per_decision,
     )
+
+
+@dataclass(frozen=True, slots=True)
+class ImagePrice:
+    """What a budget of whole images asks of people.
+
+    Attributes:
+        budget: as typed.
+        images: to label completely.
+        total: images to choose from.
+        hours: of one person, without breaks.
+        hours_per_image: what the hours assume.
+    """
+
+    budget: str
+    images: int
+    total: int
+    hours: float
+    hours_per_image: float
+
+    def sentence(self) -> str:
+        """The price in words."""
+        return (
+            f"--budget {self.budget} asks people for all pixels of {self.images} of {self.total} images: "
+            f"about {_hours(self.hours)} at an assumed {self.hours_per_image:g} h per image"
+        )
+
+
+def price_of_images(budget: Budget, total: int, *, hours_per_image: float = WHOLE_IMAGE_HOURS) -> ImagePrice:
+    """Hours that a budget of whole images costs when people answer; errors as `Budget.whole_images`."""
+    images = budget.whole_images(total)
+    return ImagePrice(str(budget), images, total, images * hours_per_image, hours_per_image)
 
 
 def _hours(hours: float) -> str:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from data_loaders.description import load_description
 from networks import NetworkSpec, build
+from networks.segmentation import SegmentationNetwork
 from utils.class_spaces import class_space
 
 BLOCK = 16  # pixels per side of an area of one class
@@ -109,11 +110,7 @@ def _folder_made(path: Path) -> Path:
 
 def ripu_checkpoint(architecture: str, num_classes: int) -> dict[str, Any]:
     """As RIPU's and DWACA's training write it, with the `module.` that some published files have."""
-    torch.manual_seed(0)
-    network = build(NetworkSpec(architecture, "resnet101", num_classes, "any"))
-    for name, buffer in network.named_buffers():
-        if name.endswith("bn3.weight"):
-            buffer.fill_(0.1)  # else the maps of random blocks grow beyond all bounds
+    network = _calm_network(architecture, num_classes)
     parts: dict[str, dict[str, Tensor]] = {"feature_extractor": {}, "classifier": {}}
     for name, value in network.state_dict().items():
         if network.is_backbone(name):
@@ -122,6 +119,34 @@ def ripu_checkpoint(architecture: str, num_classes: int) -> dict[str, Any]:
             parts["classifier"][f"module.{name.removeprefix('classifier.')}"] = value
     momentum = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": [{"lr": 1e-4}]}
     return {"iteration": 39_000, **parts, "optimizer_fea": momentum, "optimizer_cls": momentum}
+
+
+def mada_checkpoint(num_classes: int = 19, *, prefix: str = "") -> dict[str, Any]:
+    """As MADA's training writes it; beside the network a discriminator, as in CAG_UDA's warm-up file."""
+    state = _calm_network("mada_v3plus", num_classes).state_dict()
+    groups = [{"lr": 9e-5, "momentum": 0.9, "weight_decay": 2e-4, "initial_lr": 1e-4, "params": [0]}]
+    optimizer = {"state": {0: {"momentum_buffer": torch.zeros(3)}}, "param_groups": groups}
+    scheduler = {"max_iter": 90_000, "gamma": 0.9, "base_lrs": [1e-4], "last_epoch": 7, "_step_count": 8}
+    further = {"optimizer_state": optimizer, "scheduler_state": scheduler}
+    return {
+        "DeepLab": {
+            "model_state": OrderedDict((prefix + name, value) for name, value in state.items()),
+            **further,
+        },
+        "FCDiscriminator": {"model_state": OrderedDict({"conv1.weight": torch.zeros(2, 3, 4, 4)}), **further},
+        "iter": 36_000,
+        "best_iou": np.float64(0.6490625),
+    }
+
+
+def _calm_network(architecture: str, num_classes: int) -> SegmentationNetwork:
+    """On ResNet-101; as it starts, the maps of random blocks would grow beyond all bounds."""
+    torch.manual_seed(0)
+    network = build(NetworkSpec(architecture, "resnet101", num_classes, "any"))
+    for name, value in network.state_dict().items():
+        if name.endswith("bn3.weight"):
+            value.fill_(0.1)
+    return network
 
 
 def daformer_checkpoint(backbone: str, num_classes: int = 19, *, prefix: str = "") -> dict[str, Any]:

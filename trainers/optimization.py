@@ -18,7 +18,8 @@ class OptimizerSettings:
     """Settings of the segmentation network's optimiser."""
 
     optimizer: str = "sgd"  # MRNet's: Nesterov, repeated updates; sgd-plain: heavy-ball, each once; or adamw
-    learning_rate: float = 2.5e-4  # backbone; heads get 10 times as much
+    learning_rate: float = 2.5e-4  # of the backbone
+    head_scale: float = 10.0  # learning rate of the heads relative to the backbone's
     momentum: float = 0.9
     weight_decay: float = 5e-4
     num_steps: int = 100_000  # length of the polynomial decay, not of the run
@@ -46,7 +47,9 @@ class OptimizerSettings:
     def build(self, network: SegmentationNetwork) -> Optimizer:
         """The optimiser of all parameters that train; groups carry their "lr_scale"."""
         repeated = self.quirks if self.optimizer == "sgd" else "fixed"
-        groups = segmentation_parameter_groups(network, quirks=repeated, norm_decay=self.backbone_norm_decay)
+        groups = segmentation_parameter_groups(
+            network, quirks=repeated, norm_decay=self.backbone_norm_decay, head_scale=self.head_scale
+        )
         if self.optimizer == "adamw":
             return build_adam(
                 groups,

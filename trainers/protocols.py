@@ -175,6 +175,7 @@ _DAFORMER: dict[str, Any] = {
     "upsampled": "logits_twice",
     "align_corners": False,
 }
+_MADA: dict[str, Any] = {"resampling": "pillow_bilinear", "upsampled": "logits"}
 PROTOCOLS: dict[str, Protocol] = {
     protocol.name: protocol
     for protocol in (
@@ -208,6 +209,9 @@ PROTOCOLS: dict[str, Protocol] = {
         # DAFormer and DIDA: a single pass of the whole image, logits resized in two steps.
         Protocol(name="daformer-cityscapes", base_size=(1024, 512), **_DAFORMER),
         Protocol(name="daformer", **_DAFORMER),
+        # MADA: a single pass at the full size of Cityscapes.
+        Protocol(name="mada-cityscapes", base_size=(2048, 1024), **_MADA),
+        Protocol(name="mada", **_MADA),
         Protocol(name=COMMON),
     )
 }

@@ -10,6 +10,16 @@ def polynomial(iteration: int, *, base: float, num_steps: int, power: float, min
     return (base - minimum) * max(0.0, 1 - iteration / num_steps) ** power + minimum
 
 
+def polynomial_stepped_first(iteration: int, *, base: float, num_steps: int, power: float) -> float:
+    """`polynomial` one iteration ahead: of a scheduler that steps before each update, not after it.
+
+    So `base` itself is never used, and the rate is 0 from iteration `num_steps` - 1 on. Source: the authors'
+    released code of Ning et al., ICCV 2021 (MADA), which fails past the end;
+    `tests/goldens/test_mada_lr_schedule.py` pins the rates.
+    """
+    return polynomial(iteration + 1, base=base, num_steps=num_steps, power=power)
+
+
 def polynomial_with_warm_up(
     iteration: int, *, base: float, num_steps: int, power: float, warm_up: int
 ) -> float:

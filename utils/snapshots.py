@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
+import numpy as np
 import torch
 
 from utils.errors import UserError
@@ -21,6 +22,14 @@ FORMAT_VERSION = 1
 POINTERS = ("last", "best")
 _OLD_TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.save before the zip format, after its opcode
 _FILE_NAME = re.compile(r"iteration_(\d+)\.pth")
+_SCALAR = np.float64(0).__reduce__()[0]
+# What a pickle may name beyond what torch reads: a float64 of numpy, such as the best score of MADA's files.
+_FLOAT64 = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),  # written by numpy 1
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    (np.dtype, "numpy.dtype"),
+    (np.dtypes.Float64DType, "numpy.dtypes.Float64DType"),
+]
 
 T = TypeVar("T")
 
@@ -47,7 +56,8 @@ def read(path: Path) -> dict[str, Any]:
     """
     _check_header(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_FLOAT64):
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise _refusal(path, error) from error
     except Exception as error:  # damage can surface as any error of the unpickler or the zip reader
@@ -100,7 +110,7 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> UserError:
     if zipfile.is_zipfile(path):
         _check_sums(path)
     # builtins such as eval are named without a module
-    asked = re.search(r"(?:GLOBAL\s+(?=\w)|(?:class|function)\s+(?=\w+\.))([\w.]*\w)", str(error))
+    asked = re.search(r"(?:GLOBAL\s+(?=\w)|(?:class|function)\s+'?(?=\w+\.))([\w.]*\w)", str(error))
     if asked is None:
         return DamagedSnapshotError(f"{path} is damaged ({_short(error)}); use an older snapshot.")
     return UserError(

@@ -28,4 +28,5 @@ def names_the_file(module: str, stem: str) -> bool:
     """Whether the module's text holds the stem, as a string of its own or the beginning of a file name."""
     source = (Path(__file__).parent / f"{module}.py").read_text()
     beginning = stem.partition("*")[0]
-    return any(f'"{beginning}{ending}' in source for ending in (".npz", ".json", ".png", '"', "{", "/"))
+    endings = (".npz", ".json", ".png", ".pkl", ".txt", '"', "{", "/", "*")
+    return any(f'"{beginning}{ending}' in source for ending in endings)

@@ -118,7 +118,14 @@ def add_optimizer_arguments(parser: Parser, *, needs_teacher: bool = False) -> N
         type=values.positive_float,
         default=2.5e-4,
         metavar="LR",
-        help="peak learning rate of the backbone; the heads learn 10 times faster",
+        help="peak learning rate of the backbone; see --head-scale",
+    )
+    add(
+        "--head-scale",
+        type=values.positive_float,
+        default=10.0,
+        metavar="F",
+        help="learning rate of the heads relative to the backbone's",
     )
     add(
         "--power",

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-from official_formats import daformer_checkpoint
+from official_formats import daformer_checkpoint, mada_checkpoint
 
 from networks import NetworkSpec, build
 from networks.loading import load_network, load_weights
@@ -146,6 +146,44 @@ def test_a_daformer_checkpoint_does_not_fill_another_size(daformer_file: Path) -
         net = build(NetworkSpec("daformer", "mit_b1", 19, "cityscapes19"))
     with pytest.raises(UserError, match="backbone mit_b0, this run builds one with mit_b1"):
         load_weights(net, daformer_file)
+
+
+@pytest.fixture(scope="module")
+def mada_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("mada") / "from_gta5_to_cityscapes_on_deeplab101_best_model.pkl"
+    torch.save(mada_checkpoint(16, prefix="module."), path, _use_new_zipfile_serialization=False)
+    return path
+
+
+def test_a_mada_checkpoint_is_loaded_in_the_old_format(mada_file: Path) -> None:
+    loaded = load_network(mada_file, num_classes_expected=16)
+    stored = snapshots.read(mada_file)
+    for name, value in loaded.network.state_dict().items():
+        assert torch.equal(value, stored["DeepLab"]["model_state"][f"module.{name}"]), name
+    assert (loaded.spec.architecture, loaded.spec.class_space) == ("mada_v3plus", "synthia16")
+    assert (loaded.source, loaded.iteration) == ("mada", stored["iter"])
+    assert loaded.evaluation == {"protocol": "mada-cityscapes"}
+
+
+def test_a_mada_network_is_filled_whatever_its_drop_rates(mada_file: Path) -> None:
+    options = {"drop_rate": 0.0, "inner_drop_rate": 0.0, "output_stride": 8}
+    net = build(NetworkSpec("mada_v3plus", "resnet101", 16, "synthia16", options))
+    assert "(mada, iteration 36000)" in load_weights(net, mada_file)
+    stored = snapshots.read(mada_file)["DeepLab"]["model_state"]
+    assert torch.equal(net.decoder.last_conv[8].weight, stored["module.decoder.last_conv.8.weight"])
+
+
+def test_another_class_count_of_a_mada_checkpoint_names_the_entry(mada_file: Path) -> None:
+    with torch.device("meta"):
+        net = build(NetworkSpec("mada_v3plus", "resnet101", 19, "cityscapes19"))
+    with pytest.raises(
+        UserError,
+        match=r"num_classes 16, this run builds one with 19 \(decoder.last_conv.8.weight: "
+        r"\(16, 256, 1, 1\) instead of \(19, 256, 1, 1\)\); give",
+    ):
+        load_weights(net, mada_file)
+    with pytest.raises(UserError, match=r"has 16 classes \(synthia16\), but 19 are needed"):
+        load_network(mada_file, num_classes_expected=19)
 
 
 def test_a_network_is_filled_from_a_run_with_another_drop_rate(

@@ -256,10 +256,81 @@ def test_partial_daformer_checkpoints_are_refused_by_name(change: Any, message: 
         identify(content)
 
 
+def mada(num_classes: int = 19, *, prefix: str = "") -> dict[str, Any]:
+    """Content of a MADA checkpoint without memory for its weights."""
+    with torch.device("meta"):
+        state = build(NetworkSpec("mada_v3plus", "resnet101", num_classes, "any")).state_dict()
+    weights = {prefix + name: value for name, value in state.items()}
+    further = {"model_state": {"conv1.weight": T}, "optimizer_state": {}}
+    return {"DeepLab": {"model_state": weights, "optimizer_state": {}}, "FCDiscriminator": further, "iter": 7}
+
+
+@pytest.mark.parametrize("prefix", ["", "module."])
+def test_a_mada_checkpoint_gives_its_network_and_nothing_else(prefix: str) -> None:
+    content = mada(16, prefix=prefix)
+    weights = content["DeepLab"]["model_state"]
+    for file in (content, weights):
+        spec, state = identify(file)
+        assert (spec.architecture, spec.backbone, spec.class_space) == (
+            "mada_v3plus",
+            "resnet101",
+            "synthia16",
+        )
+        assert len(state) == len(weights)
+        assert all(value is weights[prefix + name] for name, value in state.items())
+
+
+def test_a_mada_checkpoint_may_lack_batch_counters_and_holds_no_teacher() -> None:
+    content = mada()
+    weights = content["DeepLab"]["model_state"]
+    content["DeepLab"]["model_state"] = {k: v for k, v in weights.items() if "num_batches" not in k}
+    assert identify(content)[0].class_space == "cityscapes19"
+    with pytest.raises(UserError, match="a MADA checkpoint and holds no teacher; use --weights student"):
+        identify(content, weights="teacher")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda content: content["DeepLab"].pop("model_state"), "its DeepLab has no model_state; give"),
+        (lambda content: content.update(DeepLab=T), "its DeepLab has no model_state; give"),
+        (
+            lambda content: content["DeepLab"]["model_state"].pop("decoder.last_conv.8.weight"),
+            "its entry decoder.last_conv.8.weight is missing",
+        ),
+        (
+            lambda content: content["DeepLab"]["model_state"].pop("backbone.layer3.5.conv2.weight"),
+            "1 entries are missing, first backbone.layer3.5.conv2.weight",
+        ),
+        (
+            lambda content: content["DeepLab"]["model_state"].update({"aspp.aspp5.bn.bias": T}),
+            "first aspp.aspp5.bn.bias",
+        ),
+        (
+            lambda content: content["DeepLab"]["model_state"].update(
+                {"decoder.last_conv.8.bias": torch.empty(16)}
+            ),
+            r"first decoder.last_conv.8.bias: \(16,\) instead of \(19,\)",
+        ),
+    ],
+)
+def test_parts_of_a_mada_checkpoint_are_refused_by_name(change: Any, message: str) -> None:
+    content = mada()
+    change(content)
+    with pytest.raises(UserError, match=f"looks like a MADA checkpoint.*{message}"):
+        identify(content, Path("x_best_model.pkl"))
+
+
+def test_a_mada_checkpoint_of_other_classes_is_refused() -> None:
+    with pytest.raises(UserError, match="7 classes; say what they are with --class-space"):
+        identify(mada(7))
+    with pytest.raises(UserError, match="has 16 classes but the class space cityscapes19 has 19"):
+        identify(mada(16), class_space="cityscapes19")
+
+
 T = torch.empty(1)
 FOREIGN = {
     "RIPU or DWACA": {"iteration": 1, "feature_extractor": {}, "classifier": {}},
-    "MADA checkpoint": {"DeepLab": {"model_state": {}}, "iter": 3},
     "DAFormer or DIDA": {"state_dict": {"model.decode_head.conv_seg.weight": T}, "meta": {}},
     "MiT": {"patch_embed1.proj.weight": T},
     "AdaptSegNet": {"layer5.conv2d_list.0.weight": T, "layer6.conv2d_list.0.weight": T},

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selection.budget import SECONDS_PER_DECISION, Budget, price
+from selection.budget import SECONDS_PER_DECISION, WHOLE_IMAGE_HOURS, Budget, price, price_of_images
 from utils.errors import UserError
 
 CITYSCAPES = (1024, 2048)
@@ -148,3 +148,45 @@ def test_a_few_pixels_per_image_are_for_people() -> None:
 def test_whole_images_have_no_price_per_place() -> None:
     with pytest.raises(UserError, match="whole images"):
         price(Budget(3, "images"), sizes=[CITYSCAPES], label_radius=0, rounds=1, training_size=TRAINING)
+
+
+@pytest.mark.parametrize(
+    ("text", "total", "images"),
+    [
+        ("5%", 2975, 148),  # 148.75 images, rounded down
+        ("5%", 20, 1),
+        ("5%", 140, 7),
+        ("29%", 100, 29),  # 0.29 * 100 is below 29 in binary
+        ("100%", 7, 7),
+        ("148images", 2975, 148),
+        ("3images", 3, 3),
+    ],
+)
+def test_whole_images_are_rounded_down(text: str, total: int, images: int) -> None:
+    assert Budget.parse(text).whole_images(total) == images
+
+
+@pytest.mark.parametrize(
+    ("budget", "total", "message"),
+    [
+        (Budget.parse("5%"), 19, "--budget 5% of 19 images is less than one image; give 1images or more"),
+        (Budget.parse("1images"), 0, "is more than the 0 images there are"),
+        (Budget.parse("149images"), 148, "--budget 149images is more than the 148 images there are"),
+        (Budget.parse("40px"), 100, "--budget 40px buys pixels of every image"),
+        (Budget(0.0, "percent"), 100, "is no share of the images"),
+        (Budget(100.5, "percent"), 1000, "is no share of the images"),
+        (Budget(-5, "percent"), 100, "is no share of the images"),
+    ],
+)
+def test_budgets_that_are_no_whole_images_are_refused(budget: Budget, total: int, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        budget.whole_images(total)
+
+
+def test_the_price_of_whole_images_is_in_hours() -> None:
+    asked = price_of_images(Budget.parse("5%"), 2975)
+    assert (asked.images, asked.total, asked.hours) == (148, 2975, 148 * WHOLE_IMAGE_HOURS)
+    assert asked.sentence() == (
+        "--budget 5% asks people for all pixels of 148 of 2975 images: "
+        "about 222 h at an assumed 1.5 h per image"
+    )

@@ -33,6 +33,8 @@ from utils.errors import UserError
         ("ripu", [(320, 240)], None, 2),
         ("daformer-cityscapes", [(683, 512)], None, 1),  # fits inside 1024x512, proportions kept
         ("daformer", [(320, 240)], None, 1),
+        ("mada-cityscapes", [(2048, 1024)], None, 1),
+        ("mada", [(320, 240)], None, 1),
         ("common", [(320, 240)], None, 1),
     ],
 )
@@ -60,12 +62,15 @@ def test_protocol_survives_plain_values(protocol: Protocol) -> None:
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=str)
 def test_each_methods_presets_resize_fuse_and_count_as_published(protocol: Protocol) -> None:
-    ripu, daformer = (protocol.name.startswith(method) for method in ("ripu", "daformer"))
-    assert protocol.upsampled == ("logits" if ripu else "logits_twice" if daformer else "probabilities")
+    ripu, daformer, mada = (protocol.name.startswith(method) for method in ("ripu", "daformer", "mada"))
+    logits = "logits" if ripu or mada else "logits_twice"
+    assert protocol.upsampled == (logits if ripu or daformer or mada else "probabilities")
     assert protocol.align_corners == (not daformer)
-    assert protocol.resampling == ("opencv_bilinear" if daformer else "pillow_bicubic")
+    bilinear = "opencv_bilinear" if daformer else "pillow_bilinear"
+    assert protocol.resampling == (bilinear if daformer or mada else "pillow_bicubic")
     assert protocol.absent == ("zero" if ripu else "nan")
     assert protocol.flip or not ripu
+    assert not (protocol.flip and (daformer or mada))
     assert protocol.window is None
 
 

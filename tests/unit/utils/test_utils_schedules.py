@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from utils.schedules import polynomial, polynomial_under_warm_up, polynomial_with_warm_up
+from utils.schedules import (
+    polynomial,
+    polynomial_stepped_first,
+    polynomial_under_warm_up,
+    polynomial_with_warm_up,
+)
 
 
 def test_polynomial_starts_at_the_base_rate_and_ends_at_zero() -> None:
@@ -14,6 +19,11 @@ def test_polynomial_starts_at_the_base_rate_and_ends_at_zero() -> None:
 
 def test_rate_stays_zero_past_the_last_step() -> None:
     assert polynomial(11, base=2.0, num_steps=10, power=0.9) == 0
+
+
+def test_a_schedule_that_steps_first_never_uses_the_base_rate_and_ends_one_iteration_early() -> None:
+    rates = [polynomial_stepped_first(i, base=2.0, num_steps=10, power=0.9) for i in (0, 4, 8, 9, 10, 25)]
+    assert rates == pytest.approx([2 * 0.9**0.9, 2 * 0.5**0.9, 2 * 0.1**0.9, 0, 0, 0])
 
 
 def test_warm_up_runs_from_a_tenth_to_the_base_rate_then_drops_onto_the_decay() -> None:

@@ -8,6 +8,7 @@ import pickle
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,6 +124,48 @@ def test_a_pickle_that_asks_to_run_code_is_refused_and_not_run(
     with pytest.raises(UserError, match=rf"hostile.pth is refused: .* would run {named};"):
         snapshots.read(path)
     assert not trace.exists()
+
+
+@pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
+def test_a_float64_of_numpy_is_read(tmp_path: Path, zip_format: bool) -> None:
+    path = tmp_path / "best_model.pkl"
+    torch.save({"best_iou": np.float64(0.625)}, path, _use_new_zipfile_serialization=zip_format)
+    value = snapshots.read(path)["best_iou"]
+    assert type(value) is np.float64
+    assert value == 0.625
+
+
+def test_a_float64_that_numpy_1_wrote_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "best_model.pkl"
+    torch.save({"best_iou": np.float64(0.625)}, path, _use_new_zipfile_serialization=False)
+    content = path.read_bytes()
+    assert b"numpy._core.multiarray\nscalar" in content
+    path.write_bytes(content.replace(b"numpy._core.multiarray\n", b"numpy.core.multiarray\n"))
+    assert snapshots.read(path)["best_iou"] == 0.625
+
+
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [
+        (np.arange(3.0), r"numpy\._core\.multiarray\._reconstruct"),
+        (np.float32(0.5), r"numpy\.dtypes\.Float32DType"),
+    ],
+    ids=["array", "float32"],
+)
+@pytest.mark.parametrize("zip_format", [True, False], ids=["zip", "legacy"])
+def test_nothing_else_of_numpy_is_read(tmp_path: Path, zip_format: bool, value: object, named: str) -> None:
+    path = tmp_path / "best_model.pkl"
+    torch.save({"best_iou": value}, path, _use_new_zipfile_serialization=zip_format)
+    with pytest.raises(UserError, match=rf"best_model.pkl is refused: .*{named};") as caught:
+        snapshots.read(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_reading_leaves_torchs_own_allow_list_alone(tmp_path: Path) -> None:
+    before = set(torch.serialization.get_safe_globals())
+    snapshots.save(tmp_path / "a.pth", state())
+    snapshots.read(tmp_path / "a.pth")
+    assert set(torch.serialization.get_safe_globals()) == before
 
 
 def test_a_bare_pickle_is_refused_and_not_run(tmp_path: Path) -> None:
