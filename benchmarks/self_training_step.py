@@ -61,7 +61,7 @@ class ReleasedOrder(SelfTrainingStep):
             (weight * value).backward()
             terms[f"loss/{name}"] = value
         taught = self._taught(target_image)
-        labels = self.labels_of(taught, size)
+        labels = self.labels_of(taught, target)
         with torch.no_grad():
             mixture = self._mixture(source, source_image, target_image, labels, iteration, target.draws)
         student = self._student({"mixed": mixture.image})["mixed"]

@@ -91,14 +91,17 @@ class Interrupted:
         assert self.start(change, processes=processes, rank=rank)[rank] == KILLED
         assert not (self.folder / DONE).exists()
 
-    def assert_ends_as(self, whole: Path) -> None:
-        """The last piece, and what must be the same in the end; no image was selected twice."""
+    def assert_ends_as(self, whole: Path, *, in_flight: int = 0) -> None:
+        """The last piece, and what must be the same in the end; no image was selected twice, but for so many
+        that a process had not written when another one's death ended it."""
         assert self.start() == [0]
         assert_same(finished_state(self.folder), finished_state(whole))
         assert annotations(self.folder) == annotations(whole)
         names = {query.name for query in AnnotationStore(whole / "queries").round(0).queries().images}
         selected = Counter(self.selections.read_text().splitlines())
-        assert selected == Counter(f"{number} {name}" for number in range(len(ROUNDS)) for name in names)
+        once = Counter(f"{number} {name}" for number in range(len(ROUNDS)) for name in names)
+        assert set(selected) == set(once)
+        assert (selected - once).total() <= in_flight
 
 
 @pytest.fixture
@@ -173,7 +176,7 @@ def test_round_is_continued_by_other_numbers_of_processes(
     run.killed_at(Signal(SELECT_IMAGE, call=1, before=True), processes=2, rank=1)
     run.killed_at(Signal(WRITE_QUERIES), processes=2)
     run.killed_at(Signal(WRITE_LABELS), processes=4)
-    run.assert_ends_as(alone)
+    run.assert_ends_as(alone, in_flight=1)  # rank 0's image, when rank 1 was killed before its own
 
 
 def test_class_weights_of_a_killed_round_stay(

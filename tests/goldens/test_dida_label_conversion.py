@@ -50,6 +50,13 @@ def golden() -> dict[str, np.ndarray]:
     return load_npz("dida", ARCHIVE)
 
 
+@pytest.fixture(autouse=True)
+def _are_here() -> None:
+    """Skips or fails before a placeholder is taken for a case."""
+    golden()
+    load_json("dida", TEXTS)
+
+
 @pytest.mark.parametrize("field", matching_cases("dida", ARCHIVE, r"(.+_lut)"))
 def test_all_256_ids_become_the_train_ids_of_the_reference(field: str) -> None:
     table = load_description(TABLES[field]).label_table("cityscapes19")

@@ -360,6 +360,6 @@ class TestExtremes:
     def test_reference_is_the_student_itself(self, method: str) -> None:
         network = small_network("affine")
         same = small_reference(network)
-        for name, value in same.backbone_state().items():
+        for name, value in same.network.state_dict().items():
             value.copy_(network.state_dict()[name])
         self.check(make_trainer(method, network=network, reference=same), drawn_batches())
