@@ -40,6 +40,12 @@ def golden() -> dict[str, np.ndarray]:
     return load_npz("mada", ARCHIVE)
 
 
+@pytest.fixture(autouse=True)
+def _are_here() -> None:
+    """Skips or fails before a placeholder is taken for a case."""
+    golden()
+
+
 def in_our_ids(train_ids: np.ndarray) -> np.ndarray:
     """Void where the reference ignores, and where it stops on an id that is no class."""
     return np.where(train_ids < SPACE.num_classes, train_ids, IGNORE_LABEL).astype(np.uint8)
