@@ -17,7 +17,7 @@ from networks.spec import SegmentationOutput
 from trainers.base import Trainer
 from trainers.optimization import OptimizerSettings
 from trainers.steps import Batches, Step, StepModule, StepOutput, detached
-from utils.maths import upsample
+from trainers.supervised import upsampled_logits
 from utils.schedules import polynomial_stepped_first
 
 
@@ -30,6 +30,7 @@ class AnchoredSettings(OptimizerSettings):
     weight_decay: float = 2e-4
     num_steps: int = 90_000
     head_scale: float = 1.0
+    lambda_seg: float = 0.1  # an auxiliary head's share of the cross entropies, in networks that have one
     lambda_alignment: float = 0.7
     lambda_pseudo: float = 1.0
     anchor_momentum: float = 0.999
@@ -72,18 +73,22 @@ class AnchoredStep(StepModule):
     def forward(self, batches: Batches, carried: Mapping[str, Tensor], iteration: int) -> StepOutput:
         """Sum of the weighted terms; batches "active" and "source", with anchors also "target"."""
         terms: dict[str, Tensor] = {}
-        for name in ("active", "source"):
-            output: SegmentationOutput = self.network(batches[name].image)
-            label = batches[name].label
-            logits = upsample(output.logits, tuple(label.shape[-2:]))
-            terms[f"loss/{name}"] = weighted_cross_entropy(logits, label)
-        loss = terms["loss/active"] + terms["loss/source"]
+        loss = self._labelled_loss(batches, "active", terms) + self._labelled_loss(batches, "source", terms)
         if self.anchors is not None:
             output = self.network(batches["target"].image)
             terms |= self._target_terms(output)
             loss = loss + self.settings.lambda_pseudo * terms["loss/pseudo"]
             loss = loss + self.settings.lambda_alignment * terms["loss/alignment"]
         return StepOutput(loss, detached(terms))
+
+    def _labelled_loss(self, batches: Batches, name: str, terms: dict[str, Tensor]) -> Tensor:
+        """Cross entropy of all heads on a labelled domain."""
+        auxiliary, main = upsampled_logits(self.network, batches[name].image)
+        loss = terms[f"loss/{name}"] = weighted_cross_entropy(main, batches[name].label)
+        if auxiliary is not None:
+            term = terms[f"loss/{name}_aux"] = weighted_cross_entropy(auxiliary, batches[name].label)
+            loss = loss + self.settings.lambda_seg * term
+        return loss
 
     def _target_terms(self, output: SegmentationOutput) -> dict[str, Tensor]:
         """Cross entropy with the network's own labels, alignment of the batch's vector; moves one anchor."""

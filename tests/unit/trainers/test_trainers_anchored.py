@@ -49,7 +49,9 @@ def batches(iteration: int = 0) -> dict[str, Batch]:
 def test_the_first_stage_looks_at_labels_alone() -> None:
     trainer = make_trainer(None)
     trainer.run_iteration(0, [{name: batch for name, batch in batches().items() if name != "target"}])
-    assert set(trainer.meter.read()) == {"loss/active", "loss/source"}
+    heads = {"loss/active", "loss/source", "loss/active_aux", "loss/source_aux"}
+    assert set(trainer.meter.read()) == heads
+    assert all(value.grad is not None for _, value in trainer.network.head_parameters())
     assert trainer.method_modules() == {}
 
 
