@@ -176,3 +176,20 @@ def _replaced(where: str, make: Callable[[Any], Any]) -> Iterator[None]:
         yield
     finally:
         setattr(owner, name, original)
+
+
+def assert_same(ours: Any, theirs: Any, place: str = "snapshot") -> None:
+    """Equal structure and equal bits."""
+    assert type(ours) is type(theirs), place
+    if isinstance(theirs, torch.Tensor):
+        assert torch.equal(ours, theirs), place
+    elif isinstance(theirs, dict):
+        assert ours.keys() == theirs.keys(), place
+        for name, value in theirs.items():
+            assert_same(ours[name], value, f"{place}/{name}")
+    elif isinstance(theirs, list):
+        assert len(ours) == len(theirs), place
+        for number, value in enumerate(theirs):
+            assert_same(ours[number], value, f"{place}/{number}")
+    else:
+        assert ours == theirs, place

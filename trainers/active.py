@@ -197,7 +197,7 @@ class ActiveTrainer(Trainer):
         return [Step("segmentation", module, {"segmentation": optimizer}, self.settings.max_grad_norm)]
 
     def learning_rates(self, iteration: int) -> dict[str, float]:
-        """Rate of the backbone at a 0-based iteration; heads learn 10 times as fast."""
+        """Rate of the backbone at a 0-based iteration."""
         return {"segmentation": self.settings.rate(iteration)}
 
     def method_modules(self) -> dict[str, nn.Module]:

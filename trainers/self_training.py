@@ -289,6 +289,14 @@ class SelfTrainingStep(StepModule):
         return {"feature_distance": (settings.feature_distance_weight, value)}
 
 
+def _stop_dropping(teacher: nn.Module) -> None:
+    """For good: the teacher trains on, as its BatchNorm normalises with the batch, but without dropout."""
+    teacher.train()
+    for module in teacher.modules():
+        if isinstance(module, _DROPPING):
+            module.eval()
+
+
 class SelfTrainingTrainer(Trainer):
     """Labelled source and unlabelled target images; needs the loop's teacher (`ema_decay` above 0).
 
@@ -315,6 +323,7 @@ class SelfTrainingTrainer(Trainer):
     def build_steps(self) -> list[Step]:
         """One step with all losses."""
         assert self.teacher is not None, "self-training needs a teacher"
+        _stop_dropping(self.teacher.network)
         if self.settings.compile:
             self.teacher.network.compile()
         self.step = self.make_step()
@@ -332,15 +341,6 @@ class SelfTrainingTrainer(Trainer):
     def method_modules(self) -> dict[str, nn.Module]:
         """The reference, of which snapshots keep a digest."""
         return {} if self.reference is None else {"reference": self.reference}
-
-    def set_mode(self, iteration: int) -> None:
-        """Student and teacher in training mode, the teacher without dropout: its BatchNorm normalises with
-        the batch."""
-        super().set_mode(iteration)
-        self.teacher.network.train()
-        for module in self.teacher.network.modules():
-            if isinstance(module, _DROPPING):
-                module.eval()
 
     def pictures(self, batches: Batches) -> dict[str, np.ndarray]:
         """Images, labels, pseudo labels with their confidence, and the mixture of the newest iteration."""

@@ -12,11 +12,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import train_al
 from selection.store import AnnotationStore
-from tests.forked_runs import Change, Selections, Signal, Value, run_forked
+from tests.forked_runs import Change, Selections, Signal, Value, assert_same, run_forked
 from tests.official_formats import write_cityscapes, write_gta5
 from trainers import query_round
 from utils import snapshots
@@ -130,23 +129,6 @@ def annotations(folder: Path) -> dict[str, Any]:
         queries = store.round(number).queries()
         found[f"round {number}"] = [(query.name, query.picks.tolist()) for query in queries.images]
     return found
-
-
-def assert_same(ours: Any, theirs: Any, place: str = "snapshot") -> None:
-    """Equal structure and equal bits."""
-    assert type(ours) is type(theirs), place
-    if isinstance(theirs, torch.Tensor):
-        assert torch.equal(ours, theirs), place
-    elif isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys(), place
-        for name, value in theirs.items():
-            assert_same(ours[name], value, f"{place}/{name}")
-    elif isinstance(theirs, list):
-        assert len(ours) == len(theirs), place
-        for number, value in enumerate(theirs):
-            assert_same(ours[number], value, f"{place}/{number}")
-    else:
-        assert ours == theirs, place
 
 
 def test_killed_at_every_stage_of_its_rounds(interrupted: Callable[..., Interrupted], alone: Path) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 import train_st
-from tests.forked_runs import Signal, run_forked
+from tests.forked_runs import Signal, assert_same, run_forked
 from tests.toy_self_training import command, write_domains
 from trainers.bank_files import write_bank
 from utils import snapshots
@@ -74,23 +74,6 @@ def finished_state(folder: Path) -> dict[str, Any]:
     state = snapshots.read(snapshots.resolve(folder))
     assert state["iteration"] == ITERATIONS
     return {name: value for name, value in state.items() if name != "arguments"}
-
-
-def assert_same(ours: Any, theirs: Any, place: str = "snapshot") -> None:
-    """Equal structure and equal bits."""
-    assert type(ours) is type(theirs), place
-    if isinstance(theirs, torch.Tensor):
-        assert torch.equal(ours, theirs), place
-    elif isinstance(theirs, dict):
-        assert ours.keys() == theirs.keys(), place
-        for name, value in theirs.items():
-            assert_same(ours[name], value, f"{place}/{name}")
-    elif isinstance(theirs, list):
-        assert len(ours) == len(theirs), place
-        for number, value in enumerate(theirs):
-            assert_same(ours[number], value, f"{place}/{number}")
-    else:
-        assert ours == theirs, place
 
 
 def killed(words: list[str], *signals: Signal) -> None:
