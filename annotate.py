@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from selection.budget import SECONDS_PER_DECISION
+from selection.budget import SECONDS_PER_DECISION, WHOLE_IMAGE_HOURS
 from selection.exchange.answers import POLICIES, RoundAnswers, key_of
 from selection.exchange.crops import CropSettings
 from selection.exchange.export import (
@@ -35,9 +35,16 @@ from selection.exchange.export import (
 from selection.exchange.import_report import ImportReport, shown_list
 from selection.exchange.importing import read_packages
 from selection.exchange.packages import Package, Sharing
-from selection.exchange.status import format_status, open_work, round_status, with_open_work
+from selection.exchange.status import (
+    assumed_seconds,
+    effort,
+    format_status,
+    open_work,
+    round_status,
+    with_open_work,
+)
 from selection.exchange.tools import TOOLS
-from selection.rounds import UNANSWERED, RoundFolder
+from selection.rounds import UNANSWERED, RoundFolder, RoundInfo
 from trainers.inference import prefetch
 from trainers.people_runs import choose_round, class_names, image_reader, queries_of, training_command
 from utils.arguments import (
@@ -122,7 +129,7 @@ def _add_export(parser: Parser) -> None:
         "--previews",
         action=argparse.BooleanOptionalAction,
         default=True,
-        help="also write every crop with its regions outlined",
+        help="also write every crop with its regions outlined; whole images have none",
     )
     _add_crops(parser)
     add = parser.add_argument_group("where the images are").add_argument
@@ -215,9 +222,9 @@ def _add_price(parser: Parser) -> None:
     parser.add_argument(
         "--seconds-per-decision",
         type=positive_float,
-        default=SECONDS_PER_DECISION,
         metavar="S",
-        help="how long a person takes for one region, for the estimate of hours",
+        help="how long a person takes for one region or whole image, for the estimate of hours (default: "
+        f"{SECONDS_PER_DECISION:g}, of whole images {3600 * WHOLE_IMAGE_HOURS:g})",
     )
 
 
@@ -255,19 +262,18 @@ def run_export(args: argparse.Namespace) -> int:
         previews=args.previews,
         mapper=lambda function, items: prefetch(function, list(items), args.num_workers),
     )
-    _say_exported(args, packages)
+    _say_exported(args, packages, queries.info)
     return 0
 
 
-def _say_exported(args: argparse.Namespace, packages: Sequence[Package]) -> None:
+def _say_exported(args: argparse.Namespace, packages: Sequence[Package], info: RoundInfo) -> None:
     for package in packages:
-        asked = f"{package.decisions} regions in {len(package.tasks)} crops"
-        print(f"{args.out / package.annotator}: {asked}; see README.txt there")
+        print(f"{args.out / package.annotator}: {package.asked}; see README.txt there")
     decisions = sum(package.decisions for package in packages)
-    hours = decisions * args.seconds_per_decision / 3600
+    seconds = args.seconds_per_decision or assumed_seconds(info)
     print(
-        f"{decisions} decisions, about {hours:.1f} h at an assumed {args.seconds_per_decision:g} s per "
-        f"decision. Then: python annotate.py import {shlex.join([str(args.run), str(args.out)])}"
+        f"{effort(decisions, seconds, whole_images=info.whole_images)}. "
+        f"Then: python annotate.py import {shlex.join([str(args.run), str(args.out)])}"
     )
 
 
@@ -289,7 +295,8 @@ def run_status(args: argparse.Namespace) -> int:
         if report.changed:
             print(f"{report.changes_text()}: an import asks for --replace")
     packages = remembered(chosen)
-    print(format_status(round_status(answers, packages, seconds_per_decision=args.seconds_per_decision)))
+    seconds = args.seconds_per_decision or assumed_seconds(queries.info)
+    print(format_status(round_status(answers, packages, seconds_per_decision=seconds)))
     if args.list:
         print("\n".join(open_work(answers, packages)))
     return 0
@@ -339,7 +346,7 @@ def _import(args: argparse.Namespace, chosen: RoundFolder) -> int:
 def _end(run: Path, chosen: RoundFolder, answers: RoundAnswers, classes: np.ndarray) -> None:
     """Completes the round where that is possible, and says how it stands."""
     left = int(np.count_nonzero(classes == UNANSWERED))
-    disputed = int(np.count_nonzero(answers.contradictions()[1] != UNANSWERED))
+    disputed = answers.disputed()
     if chosen.has_labels():
         print("the round was complete before: its labels stay as they are, the answers count for the status")
     elif left:

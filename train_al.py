@@ -1,11 +1,13 @@
-"""Active learning by regions: train, choose the best places of the target images, have them labelled, go on
-(RIPU, Xie et al., CVPR 2022; DWACA, Guan & Yuan).
+"""Active learning: choose the best places of the target images, have them labelled, train on them. Regions
+(RIPU, Xie et al., CVPR 2022; DWACA, Guan & Yuan) or whole images (MADA, Ning et al., ICCV 2021).
 
 A published one:   python train_al.py @launch/recipes/gta5_to_cityscapes_ripu_region.args \\
                        --data-root DATA --backbone-weights FILE
 Pixels, DWACA:     python train_al.py --method ripu --setting pixel --budget 40px ...
                    python train_al.py --method dwaca --network deeplab_v3plus --budget 5% ...
 Source-free:       python train_al.py --source-free --restore-from runs/source ...
+Whole images:      python train_al.py @launch/recipes/gta5_to_cityscapes_mada.args \\
+                       --data-root DATA --restore-from WARM-UP   (anchors, choice, both stages)
 One node, 4 GPUs:  torchrun --standalone --nproc-per-node 4 train_al.py ...    (the same selections)
 With people:       python train_al.py --oracle people --setting pixel --budget 40px ...
                    python annotate.py export RUN --to labelme --out DIR       (RUN is the run folder)
@@ -25,7 +27,7 @@ stopping.install()  # before torch is imported: a signal during start-up must no
 import sys
 from collections.abc import Sequence
 
-from trainers import wiring, wiring_active
+from trainers import wiring, wiring_active, wiring_anchored
 from utils import arguments, distributed
 from utils.errors import alike_everywhere, entry_point
 
@@ -66,12 +68,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     with distributed.session(args.device, timeout_s=args.timeout_seconds) as world:
         with alike_everywhere():  # nothing is written before all of this is right
             chosen = wiring.prepare_process(args, world)
-            parts = wiring_active.prepare(args)
+            method = wiring_anchored if args.method == "mada" else wiring_active
+            parts = method.prepare(args)
             network = wiring.build_network(args, parts.domains.space, world)
-            trainer = wiring_active.make_trainer(args, parts, network, world, chosen)
+            trainer = method.make_trainer(args, parts, network, world, chosen)
             facts = wiring.facts_in_force(args, world, parts.domains, chosen)
         with wiring.run_folder(args, world, facts) as trainer.run:
-            wiring_active.open_store(args, parts, trainer)
+            method.open_store(args, parts, trainer)
             return trainer.fit()
 
 

@@ -19,9 +19,8 @@ stopping.install()  # before torch is imported: a signal during start-up must no
 import sys
 from collections.abc import Sequence
 
-from networks.discriminators import MultiScaleDiscriminator
 from trainers import wiring, wiring_data
-from trainers.memory import MemoryRegularizedTrainer, MemorySettings
+from trainers.memory import MemoryRegularizedTrainer, MemorySettings, make_discriminators
 from trainers.rectified import RectifiedTrainer
 from utils import arguments, distributed
 from utils.errors import alike_everywhere, entry_point
@@ -64,11 +63,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 datasets["target"] = wiring_data.target_dataset(args, domains.target)
             network = wiring.build_network(args, domains.space, world)
             wiring.check_label_origin(args, pseudo_labels, network)
-            num_classes = domains.space.num_classes
-            discriminators = tuple(MultiScaleDiscriminator(num_classes).to(world.device) for _ in range(2))
             trainer = TRAINERS[args.pseudo_label_loss](
                 network=network,
-                discriminators=discriminators,
+                discriminators=make_discriminators(network),
                 settings=settings,
                 world=world,
                 loop=wiring.loop_settings(args, chosen),

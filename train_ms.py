@@ -20,9 +20,8 @@ stopping.install()  # before torch is imported: a signal during start-up must no
 import sys
 from collections.abc import Sequence
 
-from networks.discriminators import MultiScaleDiscriminator
 from trainers import wiring, wiring_data
-from trainers.memory import MemoryRegularizedTrainer, MemorySettings
+from trainers.memory import MemoryRegularizedTrainer, MemorySettings, make_discriminators
 from utils import arguments, distributed
 from utils.errors import alike_everywhere, entry_point
 
@@ -55,11 +54,9 @@ def main(argv: Sequence[str] | None = None) -> int:
                 "target": wiring_data.target_dataset(args, domains.target),
             }
             network = wiring.build_network(args, domains.space, world)
-            num_classes = domains.space.num_classes
-            discriminators = tuple(MultiScaleDiscriminator(num_classes).to(world.device) for _ in range(2))
             trainer = MemoryRegularizedTrainer(
                 network=network,
-                discriminators=discriminators,
+                discriminators=make_discriminators(network),
                 settings=wiring.method_settings(MemorySettings, args),
                 world=world,
                 loop=wiring.loop_settings(args, chosen),

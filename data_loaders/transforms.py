@@ -72,11 +72,13 @@ class TrainingTransform:
         self.mirror = mirror
         self.autoaugment = autoaugment
         self.resampling = resampling
+        self._is_random = mirror or autoaugment or crop is not None or scale_range is not None
         self._check_crop()
 
     def __call__(self, image: np.ndarray, label: np.ndarray | None, generator: RandomSource | None) -> Pair:
-        """Image and label of the crop's size; see the class for what `generator` is asked."""
-        assert generator is not None, "a training sample needs its generator"
+        """Image and label of the crop's size; see the class for what `generator` is asked: None where nothing
+        is drawn."""
+        assert generator is not None or not self._is_random, "a training sample needs its generator"
         size = self._draw_size(generator)
         if self.autoaugment:  # policies look at the histogram of the whole resized image
             image = augment(resize_image(image, size, self.resampling), generator)

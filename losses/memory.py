@@ -12,8 +12,10 @@ from torch import Tensor
 from utils import maths
 
 
-def fused_log_probability(auxiliary: Tensor, main: Tensor, *, auxiliary_weight: float = 0.5) -> Tensor:
-    """Log of the fused prediction of both heads, (N, C, H, W)."""
+def fused_log_probability(auxiliary: Tensor | None, main: Tensor, *, auxiliary_weight: float = 0.5) -> Tensor:
+    """Log of the fused prediction of both heads, or of that of the only one, (N, C, H, W)."""
+    if auxiliary is None:
+        return maths.log_softmax(main)
     fused = auxiliary_weight * maths.at_least_float32(auxiliary) + maths.at_least_float32(main)
     return maths.log_softmax(fused)
 
@@ -29,8 +31,10 @@ def memory_regularization(auxiliary: Tensor, main: Tensor, *, auxiliary_weight: 
     return (memory.exp() * twice_both).sum(1).mean()
 
 
-def confident_entropy(auxiliary: Tensor, main: Tensor, *, auxiliary_weight: float = 0.5) -> Tensor:
+def confident_entropy(auxiliary: Tensor | None, main: Tensor, *, auxiliary_weight: float = 0.5) -> Tensor:
     """Mean over pixels of the entropy of the fused prediction p, weighted by sum(p^2), which is held fixed.
+
+    `auxiliary` is None in a network with one head, whose prediction is p.
 
     Source: the authors' released code of Zheng & Yang, IJCAI 2020 (off in all published runs).
     """

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
 from selection.imported import ImportedLabels
-from selection.queries import RoundQueries, joined, offsets_of, queried_pixels
+from selection.queries import RoundQueries, joined, offsets_of, queried_places
 from selection.regions import squares
 from utils.class_spaces import IGNORE_LABEL
 from utils.errors import UserError
@@ -19,7 +20,8 @@ Size = tuple[int, int]
 class BoughtLabels:
     """What is known about every image after some rounds; read-only, picklable, cheap in loader workers.
 
-    A round of 1026 3x3 squares takes about 13 KB per image. Where rounds overlap, the later answer counts.
+    A round of 1026 3x3 squares takes about 13 KB per image, a round of whole images a byte per pixel. Where
+    rounds overlap, the later answer counts.
 
     Attributes:
         rounds: how many rounds are in it.
@@ -76,6 +78,23 @@ class BoughtLabels:
             bought.mark(name, blocked, bought.exclusion_radius)
         return blocked
 
+    def names_with_labels(self) -> tuple[str, ...]:
+        """Images with at least one bought pixel whose class is not 255, in the order first asked about."""
+        return self._names_with_labels
+
+    @cached_property
+    def _names_with_labels(self) -> tuple[str, ...]:
+        return tuple(name for name in self._sizes if self._has_labels(name))
+
+    def _has_labels(self, name: str) -> bool:
+        """The last round's classes always count, earlier ones where no later round asked again."""
+        labelled = [bought.has_labels(name) for bought in self._rounds if name in bought.numbers]
+        if labelled and labelled[-1]:
+            return True
+        if any(labelled) or (self._imported is not None and name in self._imported.numbers):
+            return bool((self.mask(name) != IGNORE_LABEL).any())
+        return False
+
     def _checked(self, name: str, size: Size | None) -> Size:
         stored = self._sizes.get(name)
         if size is None:
@@ -131,8 +150,8 @@ class BoughtRound:
         """Writes the bought classes of an image into its (H, W) mask."""
         number = self.numbers.get(name)
         if number is not None:
-            classes = self.classes[self.class_offsets[number] : self.class_offsets[number + 1]]
-            mask.reshape(-1)[queried_pixels(self._picks(number), self.label_radius, mask.shape)] = classes
+            classes = self._classes(number)
+            mask.reshape(-1)[queried_places(self._picks(number), self.label_radius, mask.shape)] = classes
 
     def mark(self, name: str, marked: np.ndarray, radius: int) -> None:
         """Sets the squares of this radius around the picks of an image in its (H, W) map."""
@@ -140,8 +159,16 @@ class BoughtRound:
         if number is not None:
             marked |= squares(self._picks(number), radius, marked.shape)
 
+    def has_labels(self, name: str) -> bool:
+        """Whether a pixel of the image was bought in this round whose class is not 255."""
+        number = self.numbers.get(name)
+        return number is not None and bool((self._classes(number) != IGNORE_LABEL).any())
+
     def _picks(self, number: int) -> np.ndarray:
         return self.picks[self.pick_offsets[number] : self.pick_offsets[number + 1]]
+
+    def _classes(self, number: int) -> np.ndarray:
+        return self.classes[self.class_offsets[number] : self.class_offsets[number + 1]]
 
 
 def _common_sizes(rounds: Sequence[BoughtRound], imported: ImportedLabels | None) -> dict[str, Size]:

@@ -45,7 +45,7 @@ class GroundTruthOracle:
                 f"the label of {query.name} has {sizes[0]} pixels but the image has {sizes[1]}; labels that "
                 "answer queries must have the size of the image."
             )
-        return label.reshape(-1)[query.pixels(label_radius)]
+        return label.reshape(-1)[query.places(label_radius)]
 
     def answer_round(self, queries: RoundQueries, *, mapper: Mapper = map) -> np.ndarray:
         """(P,) uint8 classes of all queried pixels, in the order of the queries.

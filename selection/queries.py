@@ -2,6 +2,7 @@
 
 A *pick* is the centre (row, column) of a region; the square of the label radius around it, clipped to the
 image, is bought. Nothing is stored per pixel of the image: the queried pixels follow from picks and radius.
+A square at least as large as the image is the whole image: so are whole images asked about, by one pick each.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 from utils.errors import UserError
 
 LARGEST_SIDE = 2**16  # of an image, in pixels: picks are stored as uint16
+WHOLE_IMAGE = LARGEST_SIDE  # label radius of a round of whole images: every square is clipped to the image
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +36,7 @@ class RoundInfo:
         rounds: of the whole run; the budget is divided by it.
         class_space: name of the classes of predictions and answers.
         image_list: fingerprint of the target image list.
-        images: how many images that list has; every one is part of the round.
+        images: how many images the round asks about: all of the list, or the whole images that were chosen.
         seed: of the run.
         class_weights_from: what the class weights were measured on; "none" where there are none.
         class_weights: C of them, where the method uses any.
@@ -58,6 +60,11 @@ class RoundInfo:
     network_input: str = ""
     class_weights_from: str = "none"
     run: str = ""
+
+    @property
+    def whole_images(self) -> bool:
+        """Whether whole images are asked about and not regions of images."""
+        return self.label_radius >= WHOLE_IMAGE
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` gives an equal info back."""
@@ -127,13 +134,17 @@ class ImageQuery:
         """(p,) int64 queried pixels: flat positions row * W + column, ascending, each once."""
         return queried_pixels(self.picks, label_radius, self.size)
 
+    def places(self, label_radius: int) -> np.ndarray | slice:
+        """`pixels` as an index into a flat map of the image; without an array where that is all of it."""
+        return queried_places(self.picks, label_radius, self.size)
+
 
 class RoundQueries:
     """The queries of a whole round; per-pixel arrays of the round are flat, image after image.
 
     Attributes:
         info: settings of the round.
-        images: the queries in the order of the image list.
+        images: the queries in the order of the image list; images that nothing is asked about may be missing.
         offsets: (N + 1,) int64; the pixels of image i are `offsets[i]:offsets[i + 1]` of a flat array.
     """
 
@@ -141,7 +152,7 @@ class RoundQueries:
         self.info = info
         self.images = tuple(images)
         self.offsets = offsets_of(len(query.predicted) for query in self.images)
-        assert len(self.images) == info.images, f"{len(self.images)} images, {info.images} in the list"
+        assert len(self.images) == info.images, f"{len(self.images)} images, {info.images} are asked"
         assert len(self._numbers) == len(self.images), "an image is queried twice"
 
     @property
@@ -185,6 +196,16 @@ class RoundQueries:
         return digest.hexdigest()
 
 
+def whole_image_pick(size: tuple[int, int]) -> np.ndarray:
+    """(1, 2) uint16 centre of an (H, W) image: the pick that asks about all of it."""
+    return np.array([[size[0] // 2, size[1] // 2]], np.uint16)
+
+
+def covers_image(picks: np.ndarray, radius: int, size: tuple[int, int]) -> bool:
+    """Whether any pick inside an (H, W) image asks about the whole of it."""
+    return len(picks) > 0 and radius >= max(size) - 1
+
+
 def _square_positions(picks: np.ndarray, radius: int, size: tuple[int, int]) -> np.ndarray:
     """Flat positions of all clipped squares in the order of the picks; overlapping squares repeat pixels."""
     height, width = size
@@ -208,10 +229,17 @@ def queried_pixels(picks: np.ndarray, radius: int, size: tuple[int, int]) -> np.
     Returns:
         (p,) int64, ascending, each pixel once.
     """
+    if covers_image(picks, radius, size):
+        return np.arange(size[0] * size[1], dtype=np.int64)
     positions = np.sort(_square_positions(picks, radius, size))
     first = np.ones(len(positions), bool)
     np.not_equal(positions[1:], positions[:-1], out=first[1:])
     return positions[first].astype(np.int64)
+
+
+def queried_places(picks: np.ndarray, radius: int, size: tuple[int, int]) -> np.ndarray | slice:
+    """`queried_pixels` as an index into a flat map; a slice where that is the whole image."""
+    return slice(None) if covers_image(picks, radius, size) else queried_pixels(picks, radius, size)
 
 
 def offsets_of(counts: Iterable[int]) -> np.ndarray:

@@ -16,6 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from selection.queries import covers_image
 from utils import maths
 
 _CHUNK = 1 << 14  # candidates that the scan looks at together
@@ -151,8 +152,11 @@ def squares(picks: np.ndarray, radius: int, size: tuple[int, int]) -> np.ndarray
     Returns:
         (H, W) bool.
     """
+    picks = np.asarray(picks, dtype=np.int64).reshape(-1, 2)
+    if covers_image(picks, radius, size):
+        return np.ones(size, bool)
     centres = np.zeros(size, np.uint8)
-    rows, columns = np.asarray(picks, dtype=np.int64).reshape(-1, 2).T
+    rows, columns = picks.T
     centres[rows, columns] = 1
     if radius > 0:
         centres = cv2.dilate(centres, np.ones((2 * radius + 1,) * 2, np.uint8))

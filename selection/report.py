@@ -14,7 +14,7 @@ from urllib.parse import quote
 import cv2
 import numpy as np
 
-from selection.queries import ImageQuery, RoundInfo, RoundQueries, count_values
+from selection.queries import ImageQuery, RoundInfo, RoundQueries, count_values, covers_image
 from selection.rounds import UNANSWERED
 from selection.store import AnnotationStore
 from utils.class_spaces import IGNORE_LABEL, Color
@@ -35,8 +35,8 @@ class RoundSummary:
 
     Attributes:
         info: settings of the round.
-        decisions: different picks; one decision of an annotator each. The repeated ones of an exhausted image
-            cost nobody anything.
+        decisions: different picks; one decision of an annotator each, or one whole image. The repeated ones
+            of an exhausted image cost nobody anything.
         pixels: queried pixels.
         per_class: queried pixels answered with each class, C of them.
         predicted_per_class: queried pixels by the class that was predicted when they were selected.
@@ -97,14 +97,17 @@ def round_summary(queries: RoundQueries, classes: np.ndarray, num_classes: int) 
         num_classes: C.
     """
     assert classes.shape == (queries.pixels,), f"{classes.shape} classes for {queries.pixels} pixels"
-    counts = count_values(classes)
-    agreeing = count_values(classes[classes == queries.predicted])
+    counts, agreeing, predicted = count_values(classes), np.zeros(256, np.int64), np.zeros(256, np.int64)
+    for query in queries.images:  # one by one: arrays of the whole round are large where it asks whole images
+        own = classes[queries.slice_of(query.name)]
+        agreeing += count_values(own[own == query.predicted])
+        predicted += count_values(query.predicted)
     return RoundSummary(
         info=queries.info,
         decisions=sum(len(np.unique(query.picks, axis=0)) for query in queries.images),
         pixels=queries.pixels,
         per_class=tuple(counts[:num_classes].tolist()),
-        predicted_per_class=tuple(count_values(queries.predicted)[:num_classes].tolist()),
+        predicted_per_class=tuple(predicted[:num_classes].tolist()),
         ignored=int(counts[IGNORE_LABEL]),
         unanswered=int(counts[UNANSWERED]),
         agreeing=int(agreeing[:num_classes].sum()),
@@ -156,6 +159,8 @@ def picks_picture(
 ) -> np.ndarray:
     """Four pictures side by side: image, score map, picked regions, and what was bought.
 
+    Of a whole image the prediction is shown in place of the picked regions.
+
     Args:
         image: (H, W, 3) uint8 RGB.
         score: (H, W) float; not finite where nothing could be picked.
@@ -173,6 +178,12 @@ def picks_picture(
     small = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     heat = cv2.resize(heat_map(score), (width, height), interpolation=cv2.INTER_AREA)
     classes = query.predicted if answered is None else answered
+    if covers_image(query.picks, label_radius, query.size):
+        maps = [query.predicted] if answered is None else [query.predicted, answered]
+        shown = [colorize(_reduced(labels.reshape(query.size), (height, width)), palette) for labels in maps]
+        return contact_sheet(
+            [[small, heat, *shown]], ("image", "score", "predicted", "bought"), height=height
+        )
     picked, marked = _marks(query, label_radius, classes, (height, width))
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) // 2 + 96  # pale, so that the colours stand out
     regions, bought = (np.repeat(grey[..., None], 3, axis=2) for _ in range(2))
@@ -217,6 +228,11 @@ def _read_summary(store: AnnotationStore, number: int, num_classes: int) -> Roun
     classes = folder.labels(queries)
     assert classes is not None
     return round_summary(queries, classes, num_classes)
+
+
+def _reduced(label: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) classes of a label map at this size, one pixel of it each."""
+    return cv2.resize(label, size[::-1], interpolation=cv2.INTER_NEAREST)
 
 
 def _marks(

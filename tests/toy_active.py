@@ -19,10 +19,11 @@ from networks.spec import NetworkSpec
 from selection.budget import Budget
 from selection.store import AnnotationStore
 from tests.toy_training import WORLD
-from trainers.active import ActiveSettings, ActiveTrainer, Oracle
+from trainers.active import ActiveSettings, ActiveTrainer
 from trainers.loop_settings import LoopSettings
 from trainers.oracles import TruthOracle
 from trainers.query_round import QueryRound, QuerySettings
+from trainers.query_rounds import Oracle, QueryRounds
 from trainers.target_images import BoughtLabelReader
 from utils.class_spaces import IGNORE_LABEL, ClassSpace, class_space
 from utils.distributed import World
@@ -136,9 +137,7 @@ def active_trainer(
     if "streams" not in parts:
         sets: dict[str, Any] = {"source": DrawnImages(seed=0)} if source else {}
         parts["streams"] = drawn_streams({**sets, "target": target}, world, global_batch)
-    return ActiveTrainer(
-        network=network,
-        settings=active,
+    rounds = QueryRounds(
         query=QueryRound(
             network,
             images or ArrayImages(target.images),
@@ -151,6 +150,13 @@ def active_trainer(
         oracle=oracle or TruthOracle(target.truth, num_workers=0),
         space=space,
         method=method,
+        class_weights_from=active.class_weights_from,
+        **{name: parts.pop(name) for name in ("write_masks", "identity") if name in parts},
+    )
+    return ActiveTrainer(
+        network=network,
+        settings=active,
+        rounds=rounds,
         world=world,
         loop=LoopSettings(**{"num_steps_stop": 6, "log_every": 1, "save_every": 100, **(loop or {})}),
         **parts,
@@ -178,7 +184,7 @@ def picks_of(trainer: ActiveTrainer, rounds: Sequence[int]) -> dict[str, list[li
     """Picks by round and image name."""
     found = {}
     for number in rounds:
-        queries = trainer.store.round(number).queries()
+        queries = trainer.rounds.store.round(number).queries()
         assert queries is not None
         found |= {f"{number}/{query.name}": query.picks.tolist() for query in queries.images}
     return found

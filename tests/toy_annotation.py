@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -13,7 +14,7 @@ from selection.exchange.class_names import ClassNames
 from selection.exchange.crops import CropSettings
 from selection.exchange.export import answer_from_truth, plan, write_packages
 from selection.exchange.packages import FILE, Package, Sharing
-from selection.queries import queried_pixels
+from selection.queries import WHOLE_IMAGE, queried_pixels, whole_image_pick
 from selection.rounds import ImageQuery, RoundFolder, RoundInfo, RoundQueries
 from selection.store import AnnotationStore
 from utils.class_spaces import IGNORE_LABEL, class_space
@@ -53,6 +54,15 @@ def asked(
         seed=1,
     )
     return RoundQueries(info, images)
+
+
+def asked_whole(*sizes: tuple[int, int], **settings: object) -> RoundQueries:
+    """A round that asks about whole images of these sizes; predictions are drawn in blocks."""
+    sizes = sizes or (SIZE, (31, 57))
+    queries = asked([whole_image_pick(size).tolist() for size in sizes], WHOLE_IMAGE, sizes=sizes)
+    whole = {"method": "mada", "setting": "image", "budget": "5%", "rounds": 1}
+    info = dataclasses.replace(queries.info, exclusion_radius=WHOLE_IMAGE, **{**whole, **settings})
+    return RoundQueries(info, queries.images)
 
 
 def random_picks(count: int, size: tuple[int, int] = SIZE, seed: int = 0) -> list[list[int]]:

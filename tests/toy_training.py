@@ -14,11 +14,10 @@ from torch import Tensor, nn
 from data_loaders.samples import Batch, Sample
 from data_loaders.streams import SampleStream
 from networks import build
-from networks.discriminators import MultiScaleDiscriminator
 from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec
 from trainers.base import LoopSettings, Trainer
-from trainers.memory import MemoryRegularizedTrainer, MemorySettings
+from trainers.memory import MemoryRegularizedTrainer, MemorySettings, make_discriminators
 from trainers.rectified import RectifiedTrainer
 from trainers.supervised import SupervisedSettings, SupervisedTrainer
 from utils.distributed import World
@@ -129,17 +128,17 @@ def make_trainer(
     """
     network = small_network() if network is None else network
     torch.manual_seed(2)
-    discriminators = [MultiScaleDiscriminator(NUM_CLASSES).to(world.device) for _ in range(2)]
+    discriminators = make_discriminators(network)
     if double:
         network = network.double()
-        discriminators = [discriminator.double() for discriminator in discriminators]
+        discriminators = tuple(discriminator.double() for discriminator in discriminators)
     chosen = {"learning_rate": 1e-3, "num_steps": 1000, **(settings or {})}
     if method == "source":
         parts["settings"] = SupervisedSettings(**chosen)
     else:
         chosen = {"lambda_kl_target": 0.1, "target_terms_start": 0, **chosen}
         parts["settings"] = MemorySettings(**chosen)
-        parts["discriminators"] = tuple(discriminators)
+        parts["discriminators"] = discriminators
     limits = LoopSettings(**{"num_steps_stop": 4, "log_every": 1, "save_every": 100, **(loop or {})})
     return (kind or TRAINERS[method])(network=network, world=world, loop=limits, **parts)
 

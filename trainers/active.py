@@ -8,36 +8,25 @@ Sources: Xie et al., CVPR 2022 (RIPU); Guan & Yuan, as released (DWACA).
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 
+from data_loaders.streams import SampleStream
 from losses.consistency import local_consistency
 from losses.negative import negative_learning
 from losses.segmentation import weighted_cross_entropy
 from networks.segmentation import SegmentationNetwork
-from selection.published_masks import export_store
-from selection.rounds import RoundFolder, RoundInfo, RoundQueries
-from selection.store import AnnotationStore, BoughtLabels
 from trainers.base import Evaluator, Trainer
 from trainers.class_weighting import weights_from_scores
 from trainers.loop_settings import Event, Interrupted, Outcome
 from trainers.optimization import OptimizerSettings
-from trainers.query_reports import report_round
-from trainers.query_round import QueryRound
-from trainers.shared_folder import check_seen_everywhere
+from trainers.query_rounds import QueryRounds
 from trainers.steps import Batches, Step, StepModule, StepOutput, detached
 from trainers.supervised import upsampled_logits
-from trainers.target_images import BoughtLabelReader
 from utils import distributed
-from utils.class_spaces import ClassSpace
-from utils.errors import UserError, alike_everywhere
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,35 +89,6 @@ class ActiveStep(StepModule):
         return main, loss
 
 
-class AnnotationState(nn.Module):
-    """What a snapshot says about the annotations: how many rounds trained it, and what was bought in them."""
-
-    rounds: Tensor
-    digest: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("rounds", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("digest", torch.zeros(32, dtype=torch.uint8))
-
-    def set(self, bought: BoughtLabels) -> None:
-        """Describes these annotations from now on."""
-        self.rounds.fill_(bought.rounds)
-        self.digest.copy_(torch.frombuffer(bytearray.fromhex(bought.digest), dtype=torch.uint8))
-
-    def is_of(self, bought: BoughtLabels) -> bool:
-        """Whether these are the annotations that the state describes."""
-        return bytes(self.digest.tolist()).hex() == bought.digest
-
-
-class Oracle(Protocol):
-    """Who answers the queries of a round."""
-
-    def answer(self, folder: RoundFolder, queries: RoundQueries) -> Outcome:
-        """Puts the labels of all queried pixels into the folder; an outcome says why not. Collective."""
-        ...
-
-
 def dropout_is_active(
     iteration: int, *, select_iterations: Sequence[int], period: int, schedule: str
 ) -> bool:
@@ -149,15 +109,8 @@ class ActiveTrainer(Trainer):
 
     Keyword arguments beyond `Trainer`'s:
         settings: losses and schedule.
-        query: how regions are chosen.
-        store: the annotations of the run.
-        reader: gives the training images of the target their bought labels.
-        oracle: answers.
-        space: classes in use.
-        method: "ripu" or "dwaca", for snapshots and for the records of the rounds.
+        rounds: how regions are chosen and answered; its method names the snapshots' too.
         class_evaluator: scores classes for DWACA's weights, where they do not come from the evaluation.
-        write_masks: keep the originals' gtMask and gtIndicator up to date beside the store.
-        identity: of the run's settings, hex; the rounds of another run are refused.
     """
 
     def __init__(
@@ -165,29 +118,14 @@ class ActiveTrainer(Trainer):
         *,
         network: SegmentationNetwork,
         settings: ActiveSettings,
-        query: QueryRound,
-        store: AnnotationStore,
-        reader: BoughtLabelReader,
-        oracle: Oracle,
-        space: ClassSpace,
-        method: str,
+        rounds: QueryRounds,
         class_evaluator: Evaluator | None = None,
-        write_masks: bool = False,
-        identity: str = "",
         **loop: object,
     ) -> None:
         self.settings = settings
-        self.query = query
-        self.store = store
-        self.reader = reader
-        self.oracle = oracle
-        self.space = space
-        self.method = method
-        self.write_masks = write_masks
-        self.identity = identity
+        self.rounds = rounds
+        self.method = rounds.method
         self.class_evaluator = class_evaluator
-        self.annotations = AnnotationState()
-        self.annotations.set(reader.bought)
         super().__init__(network=network, **loop)
 
     def build_steps(self) -> list[Step]:
@@ -202,7 +140,7 @@ class ActiveTrainer(Trainer):
 
     def method_modules(self) -> dict[str, nn.Module]:
         """Which annotations trained the network."""
-        return {"annotations": self.annotations}
+        return {"annotations": self.rounds.state}
 
     def set_mode(self, iteration: int) -> None:
         """Training mode, but without dropout where the reference forgot to leave eval mode."""
@@ -231,120 +169,33 @@ class ActiveTrainer(Trainer):
             for number, iteration in enumerate(self.settings.select_iterations)
         ]
 
-    def rebuild_streams(self) -> Mapping[str, object]:
+    def rebuild_streams(self) -> Mapping[str, SampleStream]:
         """The same streams, whose new workers see the annotations of the rounds that are over.
 
         Raises:
             UserError: the annotations on disk are not those that the snapshot was trained with.
         """
-        rounds = int(self.annotations.rounds)
-        if not self.annotations.is_of(self.reader.bought):
-            with alike_everywhere():
-                self.reader.bought = self.store.load(rounds)
-        if not self.annotations.is_of(self.reader.bought):
-            raise UserError(
-                f"the annotations in {self.store.folder} are not those that trained the snapshot ({rounds} "
-                "rounds); put the folder back as it was, or start anew in another --snapshot-dir",
-                everywhere=True,
-            )
+        self.rounds.restore()
         return self.streams
-
-    def check_rounds(self) -> None:
-        """Refuses the rounds of another run, before anything is trained and its first round would refuse.
-
-        Raises:
-            UserError: a round on disk is not one of this run.
-        """
-        for number, iteration in enumerate(self.settings.select_iterations):
-            folder = self.store.round(number)
-            begun = folder.info()
-            if begun is not None:
-                folder.begin(self._info(number, iteration, begun.class_weights))
 
     # a round
 
     def run_round(self, number: int, iteration: int) -> Outcome:
         """Selects, asks, stores and reports round `number`; picks up what a stopped process has left."""
-        folder = self.store.round(number)
-        queries = self._queries(folder, number, iteration)
-        if queries is None:
-            return Interrupted()
-        answered = distributed.from_rank_zero(folder.has_labels)
-        outcome = None if answered else self.oracle.answer(folder, queries)
-        if outcome is not None:
-            return outcome
-        check_seen_everywhere(folder.labels_path, "the labels of the round")
-        self.take_over(self.store.load(number + 1))
-        if self.write_masks:
-            self._write_masks(queries)
-        if self.world.is_main:
-            report_round(
-                self.store,
-                queries,
-                space=self.space,
-                images=self.query.images,
-                pictures=self.query.settings.pictures,
-                run=self.run,
-            )
-        return None
-
-    def _write_masks(self, queries: RoundQueries) -> None:
-        """Every rank writes those of its share of the images."""
-        names = [queries.images[place].name for place in distributed.shard(len(queries.images))]
-        export_store(self.reader.bought, names, self.store.folder)
-
-    def take_over(self, bought: BoughtLabels) -> None:
-        """Trains with these annotations from the next streams on."""
-        self.reader.bought = bought
-        self.annotations.set(bought)
-
-    def _queries(self, folder: RoundFolder, number: int, iteration: int) -> RoundQueries | None:
-        """The round's queries, selected now unless they are on disk; None when stopped."""
-        begun = distributed.from_rank_zero(folder.info)
+        begun = distributed.from_rank_zero(self.rounds.store.round(number).info)
         weights = None if begun is None else begun.class_weights
         if begun is None and self.settings.class_weights_from != "none":
             scores = self._class_scores(number)
             if scores is None:
-                return None
-            weights = weights_from_scores(scores, self.space, source=self.settings.class_weights_from)
-        return self.query.select(folder, self._info(number, iteration, weights), self.reader.bought)
-
-    def _info(self, number: int, iteration: int, weights: tuple[float, ...] | None) -> RoundInfo:
-        query = self.query.settings
-        return RoundInfo(
-            number=number,
-            iteration=iteration,
-            method=self.method,
-            setting=query.setting,
-            label_radius=query.label_radius,
-            exclusion_radius=query.exclusion_radius,
-            budget=str(query.budget),
-            rounds=query.rounds,
-            class_space=self.space.name,
-            image_list=self.query.images.fingerprint,
-            images=len(self.query.images.names),
-            seed=query.seed,
-            class_weights=weights,
-            score=query.score,
-            network_input=query.network_input,
-            class_weights_from=self.settings.class_weights_from,
-            run=self.identity,
-        )
+                return Interrupted()
+            weights = weights_from_scores(scores, self.rounds.space, source=self.settings.class_weights_from)
+        return self.rounds.run(number, iteration, class_weights=weights, run=self.run)
 
     def _class_scores(self, number: int) -> Mapping[str, float] | None:
         """ "val/iou/<class>" of the present network in percent; None when stopped."""
         chosen = self.settings.class_weights_from
         if chosen == "validation":
-            return self._validation_scores()
-        if chosen == "labelled" and number == 0 and not self.store.has_imported():
+            return self.present_scores()
+        if chosen == "labelled" and number == 0 and not self.rounds.store.has_imported():
             return {}  # nothing is bought that could be scored on: all classes count alike
         return self.class_evaluator(self.network)
-
-    def _validation_scores(self) -> Mapping[str, float] | None:
-        """The evaluation after this iteration, saved at once: a round that is killed goes on without another
-        one, and `best` must know it all the same. None when stopped."""
-        if self.evaluated_at != self.iteration:
-            if not self.evaluate():
-                return None
-            self.save()
-        return self.metrics

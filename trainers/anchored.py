@@ -71,10 +71,10 @@ class AnchoredStep(StepModule):
         self.anchors = anchors
 
     def forward(self, batches: Batches, carried: Mapping[str, Tensor], iteration: int) -> StepOutput:
-        """Sum of the weighted terms; batches "active" and "source", with anchors also "target"."""
+        """Sum of the weighted terms; batches "active" and "source", in the second stage also "target"."""
         terms: dict[str, Tensor] = {}
         loss = self._labelled_loss(batches, "active", terms) + self._labelled_loss(batches, "source", terms)
-        if self.anchors is not None:
+        if self.anchors is not None and "target" in batches:
             output = self.network(batches["target"].image)
             terms |= self._target_terms(output)
             loss = loss + self.settings.lambda_pseudo * terms["loss/pseudo"]

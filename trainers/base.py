@@ -16,7 +16,7 @@ from data_loaders.streams import SampleStream
 from networks.normalization import set_batch_norm
 from networks.segmentation import SegmentationNetwork
 from trainers import run_state
-from trainers.loop_settings import Event, Interrupted, LoopSettings, Outcome, WaitForLabels
+from trainers.loop_settings import EndOfRun, Event, Interrupted, LoopSettings, Outcome, WaitForLabels
 from trainers.meter import Meter
 from trainers.pictures import training_pictures
 from trainers.steps import Batches, Step
@@ -217,8 +217,7 @@ class Trainer:
         finally:
             for stream in self.streams.values():
                 stream.close()
-        self._finish()
-        return 0
+        return self._finish(f"iteration {self.iteration}")
 
     def next_batches(self) -> list[Batches]:
         """This rank's micro-batches of the next update, on the device."""
@@ -323,6 +322,15 @@ class Trainer:
             self.run.log.scalars(self.iteration, self.metrics)
         return True
 
+    def present_scores(self) -> Mapping[str, float] | None:
+        """The evaluation after this iteration, saved at once: an event that is killed goes on without another
+        one, and `best` must know it all the same. None when stopped."""
+        if self.evaluated_at != self.iteration:
+            if not self.evaluate():
+                return None
+            self.save()
+        return self.metrics
+
     # snapshots
 
     def state(self) -> dict[str, Any]:
@@ -349,7 +357,7 @@ class Trainer:
     def _mark_if_best(self, path: Path) -> None:
         """Points `best` at the newest snapshot if it is that of the best score, unless it does already."""
         if self.best_at == self.iteration and self.run.snapshots.path_of("best") != path:
-            self.run.snapshots.mark_best(path, f"selected on target val: mIoU {self.best:.2f}")
+            self.run.snapshots.mark("best", path, f"selected on target val: mIoU {self.best:.2f}")
 
     def resume(self) -> bool:
         """Continues from the newest good snapshot of the run folder, if there is one.
@@ -394,7 +402,9 @@ class Trainer:
         distributed.barrier("leaving after a stop signal")
         return 0
 
-    def _end_at_event(self, outcome: WaitForLabels | Interrupted) -> int:
+    def _end_at_event(self, outcome: WaitForLabels | Interrupted | EndOfRun) -> int:
+        if isinstance(outcome, EndOfRun):
+            return self._finish(outcome.text)
         return self._leave() if isinstance(outcome, Interrupted) else self._wait(outcome)
 
     def _wait(self, outcome: WaitForLabels) -> int:
@@ -405,10 +415,11 @@ class Trainer:
         distributed.barrier("leaving to wait for labels")
         return 0
 
-    def _finish(self) -> None:
+    def _finish(self, text: str) -> int:
         score = self.metrics.get(SCORE)
-        text = f"iteration {self.iteration}" + ("" if score is None else f", target val mIoU {score:.2f}")
+        text = text if score is None else f"{text}, target val mIoU {score:.2f}"
         if self.run is not None and self.world.is_main:
             self.run.mark(DONE, text)
         logger.info("done: %s", text)
         distributed.barrier("the end of the run")
+        return 0

@@ -42,7 +42,19 @@ class Interrupted:
     """Outcome of an event that a stop signal cut short: the run ends there, the next start calls it again."""
 
 
-Outcome = WaitForLabels | Interrupted | None
+@dataclass(frozen=True, slots=True)
+class EndOfRun:
+    """Outcome of an event after which the user wants the run to end, as done; a later start that is to go
+    further (a larger --num-steps-stop) calls the event again.
+
+    Attributes:
+        text: what is done, for the log and the mark in the run folder.
+    """
+
+    text: str
+
+
+Outcome = WaitForLabels | Interrupted | EndOfRun | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +65,8 @@ class Event:
         name: for the log; unique in a trainer.
         due: whether it happens after that many updates (0: before the first).
         action: called on every rank with the number of updates; a snapshot is taken after it. None: go on.
-            WaitForLabels, Interrupted (rank 0's outcome counts): the run ends there with exit code 0, and the
-            next start calls this action again.
+            Any other outcome (rank 0's counts): the run ends there with exit code 0, and the next start calls
+            this action again.
         rebuild_streams: it changed what the streams read: batches loaded ahead are dropped and
             `Trainer.rebuild_streams` is asked for the streams, which go on from their positions.
         snapshot_first: it takes long: a snapshot is taken before it too, so that a run killed in it starts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -36,11 +36,18 @@ class MemorySettings(SupervisedSettings):
     target_terms_start: int = 15_000  # first 0-based iteration with the entropy and memory terms
     auxiliary_weight: float = 0.5  # of the auxiliary logits in every fusion of the heads
     unweighted_terms: bool = False  # the target forward and the adversarial terms at weight 0 too, for logs
+    has_auxiliary_head: bool = True  # what the trainer's network has
+
+    @property
+    def adversarial_weights(self) -> tuple[float, ...]:
+        """Weights of the adversarial terms of all heads, the auxiliary first where there is one."""
+        main = (self.lambda_adv_target2,)
+        return (self.lambda_adv_target1, *main) if self.has_auxiliary_head else main
 
     @property
     def adversarial(self) -> bool:
-        """Whether the discriminators are trained: both adversarial weights are positive."""
-        return self.lambda_adv_target1 > 0 and self.lambda_adv_target2 > 0
+        """Whether the discriminators are trained: the adversarial weights of all heads are positive."""
+        return all(weight > 0 for weight in self.adversarial_weights)
 
     @property
     def ever_uses_target(self) -> bool:
@@ -50,8 +57,20 @@ class MemorySettings(SupervisedSettings):
     def uses_target(self, iteration: int) -> bool:
         """Whether a term of weight above 0 looks at the target images in this iteration."""
         late = self.lambda_me_target > 0 or self.lambda_kl_target > 0
-        early = self.lambda_adv_target1 > 0 or self.lambda_adv_target2 > 0
+        early = any(weight > 0 for weight in self.adversarial_weights)
         return self.unweighted_terms or early or (late and iteration >= self.target_terms_start)
+
+
+def head_names(count: int) -> tuple[str, ...]:
+    """Names of so many heads, in the order of all that comes by head here; one head is the main one."""
+    return ("aux", "main")[-count:]
+
+
+def make_discriminators(network: SegmentationNetwork) -> tuple[MultiScaleDiscriminator, ...]:
+    """One fresh discriminator for every head, on the network's device (torch's global generator)."""
+    device = next(network.parameters()).device
+    heads = 2 if network.has_auxiliary_head else 1
+    return tuple(MultiScaleDiscriminator(network.spec.num_classes).to(device) for _ in range(heads))
 
 
 @contextmanager
@@ -74,8 +93,8 @@ class MemoryRegularizedStep(SupervisedStep):
     and the running ones see the source first.
 
     Args:
-        discriminators: (auxiliary, main); kept outside the module tree, since their parameters are not the
-            generator's.
+        discriminators: (auxiliary, main), or (main,) of a network with one head; kept outside the module
+            tree, since their parameters are not the generator's.
     """
 
     settings: MemorySettings
@@ -85,7 +104,7 @@ class MemoryRegularizedStep(SupervisedStep):
         network: SegmentationNetwork,
         class_weights: ClassWeights,
         settings: MemorySettings,
-        discriminators: tuple[MultiScaleDiscriminator, MultiScaleDiscriminator],
+        discriminators: tuple[MultiScaleDiscriminator, ...],
     ) -> None:
         super().__init__(network, class_weights, settings)
         self._discriminators = discriminators
@@ -118,18 +137,11 @@ class MemoryRegularizedStep(SupervisedStep):
         return StepOutput(loss + target_loss, detached(terms), carried_now)
 
     def target_loss(
-        self, auxiliary: Tensor, main: Tensor, iteration: int
+        self, auxiliary: Tensor | None, main: Tensor, iteration: int
     ) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the adversarial, entropy and memory terms, and the unweighted terms."""
         settings = self.settings
-        weighted: dict[str, tuple[float, Tensor]] = {}
-        with frozen(self._discriminators):
-            for name, weight, logits, discriminator in (
-                ("loss/adv_aux", settings.lambda_adv_target1, auxiliary, self._discriminators[0]),
-                ("loss/adv_main", settings.lambda_adv_target2, main, self._discriminators[1]),
-            ):
-                if weight > 0 or settings.unweighted_terms:
-                    weighted[name] = (weight, generator_loss(discriminator(softmax(logits))))
+        weighted = self._adversarial_terms(_of_heads(auxiliary, main))
         if iteration >= settings.target_terms_start:
             if settings.lambda_me_target > 0:
                 entropy = confident_entropy(auxiliary, main, auxiliary_weight=settings.auxiliary_weight)
@@ -142,15 +154,30 @@ class MemoryRegularizedStep(SupervisedStep):
         total = sum((weight * term for weight, term in weighted.values() if weight > 0), main.new_zeros(()))
         return total, {name: term for name, (_, term) in weighted.items()}
 
+    def _adversarial_terms(self, heads: Mapping[str, Tensor]) -> dict[str, tuple[float, Tensor]]:
+        """Weight and least-squares loss of every head that has a weight."""
+        weighted = {}
+        weights = self.settings.adversarial_weights
+        with frozen(self._discriminators):
+            for (name, logits), weight, discriminator in zip(
+                heads.items(), weights, self._discriminators, strict=True
+            ):
+                if weight > 0 or self.settings.unweighted_terms:
+                    weighted[f"loss/adv_{name}"] = (weight, generator_loss(discriminator(softmax(logits))))
+        return weighted
+
     def _discriminator_inputs(
-        self, source_auxiliary: Tensor, source_main: Tensor, auxiliary: Tensor, main: Tensor
+        self, source_auxiliary: Tensor | None, source_main: Tensor, auxiliary: Tensor | None, main: Tensor
     ) -> dict[str, Tensor]:
-        """Detached probabilities: both discriminators get the fused source prediction as real."""
+        """Detached probabilities: all discriminators get the fused source prediction as real."""
         with torch.no_grad():
+            fused = source_main
+            if source_auxiliary is not None:
+                fused = self.settings.auxiliary_weight * source_auxiliary + source_main
+            heads = _of_heads(auxiliary, main)
             return {
-                "real": softmax(self.settings.auxiliary_weight * source_auxiliary + source_main),
-                "fake_aux": softmax(auxiliary),
-                "fake_main": softmax(main),
+                "real": softmax(fused),
+                **{f"fake_{name}": softmax(logits) for name, logits in heads.items()},
             }
 
     def _update_statistics(self, images: Tensor) -> None:
@@ -164,30 +191,29 @@ class MemoryRegularizedStep(SupervisedStep):
 
 
 class DiscriminatorStep(StepModule):
-    """The discriminators' backward: both losses in one, each feeding its own optimiser."""
+    """The discriminators' backward: all losses in one, each feeding its own optimiser."""
 
-    def __init__(self, discriminators: tuple[MultiScaleDiscriminator, MultiScaleDiscriminator]) -> None:
+    def __init__(self, discriminators: tuple[MultiScaleDiscriminator, ...]) -> None:
         super().__init__()
-        self.auxiliary, self.main = discriminators
+        names = head_names(len(discriminators))
+        self.discriminators = nn.ModuleDict(zip(names, discriminators, strict=True))
 
     def forward(self, batches: Batches, carried: Mapping[str, Tensor], iteration: int) -> StepOutput:
         """Least-squares losses with the gradient penalty on the real side."""
-        loss_auxiliary, penalty_auxiliary = discriminator_loss(
-            self.auxiliary, carried["fake_aux"], carried["real"]
-        )
-        loss_main, penalty_main = discriminator_loss(self.main, carried["fake_main"], carried["real"])
-        terms = {
-            "loss/D_aux": loss_auxiliary,
-            "loss/D_main": loss_main,
-            "loss/D_penalty": penalty_auxiliary + penalty_main,
-        }
-        return StepOutput(loss_auxiliary + loss_main, detached(terms))
+        terms, penalties = {}, []
+        for name, discriminator in self.discriminators.items():
+            loss, penalty = discriminator_loss(discriminator, carried[f"fake_{name}"], carried["real"])
+            terms[f"loss/D_{name}"] = loss
+            penalties.append(penalty)
+        total = sum(terms.values())
+        return StepOutput(total, detached({**terms, "loss/D_penalty": sum(penalties)}))
 
 
 class MemoryRegularizedTrainer(SupervisedTrainer):
     """Labelled source, unlabelled target: segmentation, adversarial and memory terms.
 
-    In the second stage the stream called "source" carries target images with pseudo labels.
+    A network with one head trains with that head's terms; memory regularisation compares two. In the second
+    stage the stream called "source" carries target images with pseudo labels.
     """
 
     settings: MemorySettings
@@ -198,20 +224,32 @@ class MemoryRegularizedTrainer(SupervisedTrainer):
         self,
         *,
         network: SegmentationNetwork,
-        discriminators: tuple[MultiScaleDiscriminator, MultiScaleDiscriminator],
+        discriminators: tuple[MultiScaleDiscriminator, ...],
         settings: MemorySettings,
         **loop: object,
     ) -> None:
         if not network.has_auxiliary_head:
-            raise UserError(
-                f"{type(self).__name__} compares two heads, but --network {network.spec.architecture} has "
-                "one; use --network deeplab_two_head"
-            )
+            self.check_one_head(settings, network.spec.architecture)
+            settings = replace(settings, has_auxiliary_head=False)
         self.discriminators = discriminators
+        self.discriminator_names = tuple(f"D_{name}" for name in head_names(len(discriminators)))
         super().__init__(network=network, settings=settings, **loop)
 
+    def check_one_head(self, settings: MemorySettings, architecture: str) -> None:
+        """Whether the terms in use make sense for a network with one head.
+
+        Raises:
+            UserError: one of them compares two.
+        """
+        if settings.lambda_kl_target > 0:
+            given = f"--lambda-kl-target {settings.lambda_kl_target:g}"
+            raise UserError(
+                f"{given}: memory regularisation compares two heads, but --network {architecture} has one; "
+                "give 0, or use --network deeplab_two_head"
+            )
+
     def build_steps(self) -> list[Step]:
-        """The generator's step, then the discriminators' when both adversarial weights are positive."""
+        """The generator's step, then the discriminators' when the adversarial weights are positive."""
         module = self.step_class(self.network, self.class_weights, self.settings, self.discriminators)
         steps = [self.segmentation_step(module)]
         if self.settings.adversarial:
@@ -222,7 +260,7 @@ class MemoryRegularizedTrainer(SupervisedTrainer):
                     betas=(0.9, 0.99),
                     implementation=self.settings.fused_optimizer,
                 )
-                for name, discriminator in zip(("D_aux", "D_main"), self.discriminators, strict=True)
+                for name, discriminator in self._named_discriminators()
             }
             steps.append(Step("discriminators", DiscriminatorStep(self.discriminators), optimizers))
         return steps
@@ -237,12 +275,20 @@ class MemoryRegularizedTrainer(SupervisedTrainer):
                 num_steps=self.settings.num_steps,
                 power=self.settings.power,
             )
-            rates |= {"D_aux": rate, "D_main": rate}
+            rates |= dict.fromkeys(self.discriminator_names, rate)
         return rates
 
     def method_modules(self) -> dict[str, nn.Module]:
         """Class weights and, where they are trained, the discriminators."""
         modules = super().method_modules()
         if self.settings.adversarial:
-            modules |= {"D_aux": self.discriminators[0], "D_main": self.discriminators[1]}
+            modules |= dict(self._named_discriminators())
         return modules
+
+    def _named_discriminators(self) -> Iterator[tuple[str, MultiScaleDiscriminator]]:
+        return zip(self.discriminator_names, self.discriminators, strict=True)
+
+
+def _of_heads(auxiliary: Tensor | None, main: Tensor) -> dict[str, Tensor]:
+    """Logits by the names of the heads."""
+    return {"main": main} if auxiliary is None else {"aux": auxiliary, "main": main}

@@ -55,7 +55,12 @@ class TruthOracle:
         if distributed.any_rank(len(answers) < len(mine), what="the answers of a round"):
             return Interrupted()
         everyone = distributed.all_gather_objects(np.concatenate([np.empty(0, np.uint8), *answers]))
-        distributed.from_rank_zero(lambda: folder.write_labels(np.concatenate(everyone)))
+        answers.clear()  # of whole images they are large
+        distributed.from_rank_zero(
+            lambda: folder.write_labels(
+                everyone[0] if len(everyone) == 1 else np.concatenate(everyone), queries=queries
+            )
+        )
         return None
 
 
@@ -78,7 +83,7 @@ class PeopleOracle:
         return distributed.from_rank_zero(lambda: self._take_over(folder, queries))
 
     def _take_over(self, folder: RoundFolder, queries: RoundQueries) -> Outcome:
-        answers = folder.answers()
+        answers = folder.answers(queries)
         if answers is None or (len(answers) and (answers == UNANSWERED).all()):
             return WaitForLabels(f"{self._task(queries)}, nothing is answered yet. {self._how()}")
         left = int(np.count_nonzero(answers == UNANSWERED))
@@ -96,11 +101,14 @@ class PeopleOracle:
                 len(answers),
                 _first_missing(queries, answers),
             )
-        folder.write_labels(np.where(answers == UNANSWERED, IGNORE_LABEL, answers).astype(np.uint8))
+        answers[answers == UNANSWERED] = IGNORE_LABEL
+        folder.write_labels(answers, queries=queries)
         return None
 
     def _task(self, queries: RoundQueries) -> str:
         info = queries.info
+        if info.whole_images:
+            return f"people are to label {len(queries.images)} whole images ({self.price})"
         return f"people are to label round {info.number + 1} of {info.rounds} (all rounds: {self.price})"
 
     def _how(self) -> str:

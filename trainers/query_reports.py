@@ -96,10 +96,11 @@ def _say(summary: RoundSummary, space: ClassSpace) -> None:
     info = summary.info
     shares = sorted(zip(summary.shares, space.class_names, strict=True), reverse=True)
     logger.info(
-        "round %d of %d: %d regions, %d pixels bought, %d of them ignored; %s",
+        "round %d of %d: %d %s, %d pixels bought, %d of them ignored; %s",
         info.number + 1,
         info.rounds,
         summary.decisions,
+        "whole images" if info.whole_images else "regions",
         summary.pixels,
         summary.ignored,
         ", ".join(f"{name} {100 * share:.1f} %" for share, name in shares if share > 0),
@@ -119,7 +120,7 @@ def _scalars(summary: RoundSummary, space: ClassSpace) -> dict[str, float]:
     scalars = {
         "queries/pixels": float(summary.pixels),
         "queries/ignored": float(summary.ignored),
-        "queries/regions": float(summary.decisions),
+        "queries/images" if summary.info.whole_images else "queries/regions": float(summary.decisions),
     }
     if summary.agreement is not None:
         scalars["queries/agreement"] = 100 * summary.agreement

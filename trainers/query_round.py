@@ -163,6 +163,11 @@ class QueryRound:
     num_workers: int = 2
     stop: Callable[[], bool] = lambda: False
 
+    @property
+    def asked(self) -> int:
+        """A round asks about every image."""
+        return len(self.images.names)
+
     def select(self, folder: RoundFolder, info: RoundInfo, bought: BoughtLabels) -> RoundQueries | None:
         """The queries of a round: those on disk if they are complete, else what is missing is selected.
 

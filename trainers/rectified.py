@@ -5,7 +5,8 @@ from __future__ import annotations
 from torch import Tensor
 
 from losses.rectified import rectified_losses
-from trainers.memory import MemoryRegularizedStep, MemoryRegularizedTrainer
+from trainers.memory import MemoryRegularizedStep, MemoryRegularizedTrainer, MemorySettings
+from utils.errors import UserError
 
 
 class RectifiedStep(MemoryRegularizedStep):
@@ -24,3 +25,14 @@ class RectifiedTrainer(MemoryRegularizedTrainer):
 
     step_class = RectifiedStep
     method = "rectified"
+
+    def check_one_head(self, settings: MemorySettings, architecture: str) -> None:
+        """Rectifying always compares two heads.
+
+        Raises:
+            UserError: the network has one.
+        """
+        raise UserError(
+            "--pseudo-label-loss rectified weighs pixels by the agreement of two heads, but --network "
+            f"{architecture} has one; give --pseudo-label-loss plain, or use --network deeplab_two_head"
+        )

@@ -35,19 +35,22 @@ class TargetImages(Protocol):
 
 
 class FileImages:
-    """Images of a file list, resized to `size` (W, H) with Pillow's bicubic filter; None: as they are."""
+    """Images of a file list, resized to `size` (W, H) with the method's filter; None: as they are."""
 
-    def __init__(self, files: FileList, size: tuple[int, int] | None) -> None:
+    def __init__(
+        self, files: FileList, size: tuple[int, int] | None, *, resampling: str = "pillow_bicubic"
+    ) -> None:
         self.paths: dict[str, Path] = {item.name: item.image for item in files.items}
         self.names = tuple(self.paths)
         self.fingerprint = files.fingerprint()
         self.size = size
+        self.resampling = resampling
 
     def network_input(self, name: str) -> tuple[Tensor, Size]:
         """Image (3, h, w) uint8 RGB, and its own (H, W)."""
         image = read_image(self.paths[name])
         height, width = image.shape[:2]
-        return planar(resize_image(image, self.size or (width, height), "pillow_bicubic")), (height, width)
+        return planar(resize_image(image, self.size or (width, height), self.resampling)), (height, width)
 
     def picture(self, name: str) -> np.ndarray:
         """(H, W, 3) uint8 RGB."""

@@ -72,8 +72,9 @@ def build_network(args: Arguments, space: ClassSpace, world: World) -> Segmentat
     _warn_about_dropped(args, set(asked) - known)
     spec = NetworkSpec(args.network, args.backbone, space.num_classes, space.name, options)
     network = build(spec)
-    if not network.has_auxiliary_head and "lambda_seg" in args.given:
-        warn(f"--lambda-seg has no effect: --network {args.network} has one head")
+    for name in ("lambda_seg", "lambda_adv_target1"):
+        if not network.has_auxiliary_head and name in args.given:
+            warn(f"--{name.replace('_', '-')} has no effect: --network {args.network} has one head")
     if args.restore_from is None:
         logger.info("%s", load_backbone(network, args.backbone_weights))
     elif holds_backbone_only(args.restore_from):

@@ -20,11 +20,12 @@ from selection.imported import PublishedAnnotation
 from selection.published_masks import import_folder
 from selection.store import AnnotationStore
 from trainers import wiring, wiring_data
-from trainers.active import ActiveSettings, ActiveTrainer, Oracle
+from trainers.active import ActiveSettings, ActiveTrainer
 from trainers.base import Evaluator
 from trainers.evaluation import truth_reader
 from trainers.oracles import PeopleOracle, TruthOracle
 from trainers.query_round import QueryRound, QuerySettings
+from trainers.query_rounds import Oracle, QueryRounds
 from trainers.shared_folder import check_is_shared
 from trainers.source_order import SourceOrder
 from trainers.target_images import BoughtLabelReader, FileImages
@@ -75,9 +76,9 @@ def prepare(args: Arguments) -> ActiveParts:
     size = read_image(domains.target.items[0].image).shape[:2]
     _check_query(query, domains.target, size)
     if args.oracle == "truth":
-        _check_label_size(domains.target, size)
+        check_label_size(domains.target, size)
     store = AnnotationStore(Path(args.snapshot_dir) / "queries")
-    _check_store(args, store, domains)
+    check_store(args, store, domains)
     reader = BoughtLabelReader(store.load(0))
     datasets = {"target": wiring_data.target_dataset(args, domains.target, label_reader=reader)}
     order = None
@@ -118,7 +119,7 @@ def _check_query(query: QuerySettings, files: FileList, size: tuple[int, int]) -
     )
 
 
-def _check_label_size(files: FileList, size: tuple[int, int]) -> None:
+def check_label_size(files: FileList, size: tuple[int, int]) -> None:
     """The oracle answers at image size: the first label stands for all."""
     item = files.items[0]
     label = read_raw_label(item.label, files.description.label_encoding)
@@ -129,7 +130,7 @@ def _check_label_size(files: FileList, size: tuple[int, int]) -> None:
         )
 
 
-def _check_store(args: Arguments, store: AnnotationStore, domains: Domains) -> None:
+def check_store(args: Arguments, store: AnnotationStore, domains: Domains) -> None:
     """Whether annotations can be written, and imported where that is asked for; reads the first of these."""
     folder = store.folder
     if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK | os.X_OK)):
@@ -159,36 +160,40 @@ def make_trainer(
     orders = {}
     if parts.source_order is not None:
         orders["source"] = parts.source_order
-    trainer = ActiveTrainer(
-        network=network,
-        settings=wiring.method_settings(ActiveSettings, args),
+    rounds = QueryRounds(
         query=QueryRound(
             network,
             FileImages(domains.target, args.input_size_query),
             parts.query,
             world,
             num_workers=args.num_workers,
-            stop=_stop_asked,
+            stop=stop_asked,
         ),
         store=parts.store,
         reader=parts.reader,
         oracle=make_oracle(args, parts),
         space=domains.space,
         method=args.method,
-        class_evaluator=class_evaluator(args, parts, world, chosen, evaluator),
+        class_weights_from=args.class_weights_from,
         write_masks=args.write_masks,
         identity=settings_digest(args),
+    )
+    rounds.check(args.select_iterations)
+    return ActiveTrainer(
+        network=network,
+        settings=wiring.method_settings(ActiveSettings, args),
+        rounds=rounds,
+        class_evaluator=class_evaluator(args, parts, world, chosen, evaluator),
         world=world,
         loop=wiring.loop_settings(args, chosen),
         streams=wiring_data.sample_streams(args, world, parts.datasets, orders=orders),
         evaluator=evaluator,
         evaluation=wiring.evaluation_memory(args, domains),
     )
-    trainer.check_rounds()
-    return trainer
 
 
-def _stop_asked() -> bool:
+def stop_asked() -> bool:
+    """Whether a stop signal has come to this process."""
     return stopping.requested() is not None
 
 
@@ -196,9 +201,7 @@ def make_oracle(args: Arguments, parts: ActiveParts) -> Oracle:
     """Label files, or people; for people the price of the run is said now."""
     domains = parts.domains
     if args.oracle == "truth":
-        read = truth_reader(domains.target, domains.space)
-        items = {item.name: item for item in domains.target.items}
-        return TruthOracle(lambda name: read(items[name]), num_workers=args.num_workers, stop=_stop_asked)
+        return truth_oracle(args, domains)
     seconds = {}
     if args.seconds_per_decision is not None:
         seconds["seconds_per_decision"] = args.seconds_per_decision
@@ -212,6 +215,13 @@ def make_oracle(args: Arguments, parts: ActiveParts) -> Oracle:
     )
     logger.info("people are the oracle: %s", price.sentence())
     return PeopleOracle(str(args.snapshot_dir), price.sentence(), accept_partial=args.accept_partial)
+
+
+def truth_oracle(args: Arguments, domains: Domains) -> TruthOracle:
+    """Answers from the label files of the target."""
+    read = truth_reader(domains.target, domains.space)
+    items = {item.name: item for item in domains.target.items}
+    return TruthOracle(lambda name: read(items[name]), num_workers=args.num_workers, stop=stop_asked)
 
 
 def class_evaluator(
@@ -266,4 +276,4 @@ def open_store(args: Arguments, parts: ActiveParts, trainer: ActiveTrainer) -> N
             parts.store.import_annotations(_annotations(args, parts.domains))
 
     distributed.from_rank_zero(import_once)
-    trainer.take_over(parts.store.load(0))
+    trainer.rounds.take_over(parts.store.load(0))

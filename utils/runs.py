@@ -35,6 +35,7 @@ MARKS = (DONE, PREEMPTED, WAITING_FOR_LABELS)
 ARGUMENTS_FILE = "arguments.json"
 LOCK_FILE = ".lock"
 MAY_GROW = frozenset({"num_steps_stop"})  # a run may be continued to a later stop, never to an earlier one
+ENDS = ("num_steps_stop", "stop_after")  # settings that say where a run ends: with others, DONE is not done
 OPTION_OF = {"bank_from": "instance_bank"}  # settings that follow from an option, which refusals name instead
 
 
@@ -69,8 +70,8 @@ class Run:
     def is_done(self) -> dict[str, Any] | None:
         """What DONE says (`text`, `time`, and the facts given to `mark`); None for an unfinished run.
 
-        A finished run that is continued to a later --num-steps-stop is unfinished. The answer is rank 0's on
-        every rank.
+        A finished run that is continued to a later --num-steps-stop or another phase is unfinished. The
+        answer is rank 0's on every rank.
         """
         return self._done
 
@@ -80,7 +81,7 @@ class Run:
         content = {
             "text": text,
             "time": _now(),
-            "num_steps_stop": self.settings.get("num_steps_stop"),
+            **{name: self.settings.get(name) for name in ENDS},
             **facts,
         }
         self.clear_marks()
@@ -222,6 +223,8 @@ def _compare(
         for name, pair in differing.items()
         if name not in free_to_change and not (name in MAY_GROW and _grows(*pair))
     }
+    if "stop_after" in differing and refused.pop("num_steps_stop", None):  # the second follows from the first
+        refused["stop_after"] = differing["stop_after"]
     if refused:
         options = dict.fromkeys(OPTION_OF.get(name, name) for name in refused)
         listed = ", ".join(f"{_flag(name)} {_shown(old[name])} -> {_shown(new[name])}" for name in options)
@@ -245,7 +248,7 @@ def _shown(value: Any) -> str:
 
 
 def _finished(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """DONE's content, unless it is about an earlier stop than the present one."""
+    """DONE's content, unless it is about an earlier stop or another phase than the present one."""
     file = folder / DONE
     if not file.exists():
         return None
@@ -253,7 +256,8 @@ def _finished(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | Non
         content = dict(json.loads(file.read_text(encoding="utf-8")))
     except ValueError as error:
         raise UserError(f"{file} is damaged ({error}); delete it to continue the run") from error
-    if _grows(content.get("num_steps_stop"), settings.get("num_steps_stop")):
+    grown = _grows(content.get("num_steps_stop"), settings.get("num_steps_stop"))
+    if grown or content.get("stop_after") != settings.get("stop_after"):
         return None
     return content
 

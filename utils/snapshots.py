@@ -19,7 +19,7 @@ from utils.files import write_atomically
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
-POINTERS = ("last", "best")
+POINTERS = ("last", "best", "stage1")  # stage1: what MADA's second stage began with
 _OLD_TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.save before the zip format, after its opcode
 _FILE_NAME = re.compile(r"iteration_(\d+)\.pth")
 _SCALAR = np.float64(0).__reduce__()[0]
@@ -208,13 +208,13 @@ def has_snapshots(folder: Path) -> bool:
 
 
 class SnapshotFolder:
-    """The snapshots of one run: `iteration_0025000.pth`, and the pointer files `last` and `best`.
+    """The snapshots of one run: `iteration_0025000.pth`, and the pointer files `last`, `best`, `stage1`.
 
     A pointer is a text file whose first line is a file name, so it works where links do not. Rank 0 writes.
     """
 
     def __init__(self, folder: Path, keep: int) -> None:
-        """`keep` newest snapshots survive rotation, besides those that `last` and `best` name."""
+        """`keep` newest snapshots survive rotation, besides those that pointers name."""
         if keep < 1:
             raise UserError(f"keeping {keep} snapshots would keep none to continue from; give 1 or more.")
         self.folder = Path(folder)
@@ -223,19 +223,24 @@ class SnapshotFolder:
     def write(self, state: dict[str, Any], iteration: int) -> Path:
         """Saves the state of an iteration, points `last` at it, and removes what rotation no longer keeps."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f"iteration_{iteration:07d}.pth"
+        path = self.file_of(iteration)
         save(path, state)
         self._point("last", path, "")
         self._rotate(iteration)
         return path
 
-    def mark_best(self, path: Path, text: str) -> None:
-        """Points `best` at a snapshot of this folder; `text` says how it was selected."""
+    def file_of(self, iteration: int) -> Path:
+        """Where the snapshot of an iteration lies, whether it is there or not."""
+        return self.folder / f"iteration_{iteration:07d}.pth"
+
+    def mark(self, pointer: str, path: Path, text: str) -> None:
+        """Points `best` or `stage1` at a snapshot of this folder; `text` says how it was selected."""
+        assert pointer in POINTERS
         assert path.exists(), f"{path} was never written or is rotated away"
-        self._point("best", path, text)
+        self._point(pointer, path, text)
 
     def path_of(self, pointer: str) -> Path | None:
-        """The existing snapshot that `last` or `best` names, or None."""
+        """The existing snapshot that one of POINTERS names, or None."""
         assert pointer in POINTERS
         target = _follow(self.folder / pointer)
         return target if target is not None and target.exists() else None

@@ -11,13 +11,16 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any
 
+import cv2
 import numpy as np
 
 from selection.exchange import shapes
 from selection.exchange.class_names import ClassNames
 from selection.exchange.crops import Box, Crop
+from selection.exchange.outlines import painted, suggested_outlines
 from selection.exchange.packages import Package, Task
 from selection.exchange.shapes import CropAnswer
+from selection.rounds import UNANSWERED
 from utils.errors import UserError
 from utils.files import write_atomically
 
@@ -29,6 +32,15 @@ Every region is drawn with a suggested class, or with "?". Give each its class: 
 it and draw your own polygon or mask. Shapes may reach beyond a region; two shapes of different classes must
 not overlap inside one. Export as COCO (instances) and store the file here as answers.json. Every crop with
 annotations in it counts as labelled, so leave out crops that nobody has looked at.
+"""
+WHOLE_GUIDE = """\
+Import the pictures in crops/ with the annotations in tasks.json into your tool (CVAT, Label Studio, ...).
+Every picture is a whole image, and every pixel of it needs a class. What the network predicts is drawn as
+polygons. Annotations lie on top of each other: where several cover a pixel, the last in the file counts, so
+draw what is behind first, and draw over what is wrong. The first annotation, "?", covers the picture: what
+nothing else covers stays open. Make its category "cannot tell" if the rest belongs to no class. Export as
+COCO (instances) and store the file here as answers.json. Every picture with annotations in it counts as
+labelled, so leave out those that nobody has looked at.
 """
 NOT_ANSWERED = f"{ANSWERS_FILE} has no annotation of them"
 
@@ -48,7 +60,7 @@ def write(
     categories = {name: number for number, name in enumerate(names.choices, 1)}
     annotations: list[dict[str, Any]] = []
     for task in package.tasks:
-        for name, drawn in _annotations(task.crop, labels(task), names):
+        for name, drawn in _annotations(task.crop, labels(task), names, answered=answered):
             head = {"id": len(annotations) + 1, "image_id": task.number + 1, "category_id": categories[name]}
             annotations.append({**head, **drawn})
     content = {
@@ -61,6 +73,11 @@ def write(
         "annotations": annotations,
     }
     write_atomically(folder / (ANSWERS_FILE if answered else TASKS_FILE), json.dumps(content) + "\n")
+
+
+def as_read(crop: Crop, label: np.ndarray) -> np.ndarray:
+    """(h, w) uint8: what the suggestion of a crop reads as when nobody has changed it."""
+    return painted(crop, label) if crop.is_whole else label
 
 
 class Answers:
@@ -107,7 +124,8 @@ class Answers:
             _check_size(image, task.crop)
             answer = CropAnswer.blank(task.crop.size)
             for annotation in drawn:
-                answer.paint(_inside(task.crop, annotation), self._class_of(annotation))
+                inside, class_id = _inside(task.crop, annotation), self._class_of(annotation)
+                answer.paint(inside, class_id, over=task.crop.is_whole)
             return answer
         except UserError as error:
             raise UserError(f"{where}: {error}") from error
@@ -175,8 +193,18 @@ def _inside(crop: Crop, annotation: Mapping[str, Any]) -> np.ndarray:
     return np.logical_or.reduce(parts)
 
 
-def _annotations(crop: Crop, label: np.ndarray, names: ClassNames) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Class name and drawing: a polygon for every region of one class, a mask per class for the others."""
+def _annotations(
+    crop: Crop, label: np.ndarray, names: ClassNames, *, answered: bool
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Class name and drawing: a polygon for every region of one class, a mask per class for the others.
+
+    The suggestions of a whole image are polygons over one that leaves everything open.
+    """
+    if crop.is_whole and not answered:
+        yield names.name(UNANSWERED), _polygon(crop, (0, 0, *crop.size))
+        for class_id, corners in suggested_outlines(label):
+            yield names.name(class_id), _outline(corners)
+        return
     for box in crop.boxes():
         top, left, bottom, right = box
         classes = np.unique(label[top:bottom, left:right]).tolist()
@@ -195,6 +223,16 @@ def _polygon(crop: Crop, box: Box) -> dict[str, Any]:
         "segmentation": [[left, top, right, top, right, bottom, left, bottom]],
         "bbox": [left, top, right - left, bottom - top],
         "area": (right - left) * (bottom - top),
+        "iscrowd": 0,
+    }
+
+
+def _outline(corners: np.ndarray) -> dict[str, Any]:
+    (left, top), (right, bottom) = corners.min(0).tolist(), corners.max(0).tolist()
+    return {
+        "segmentation": [corners.ravel().tolist()],
+        "bbox": [left, top, right - left, bottom - top],
+        "area": float(cv2.contourArea(corners.astype(np.int32))),
         "iscrowd": 0,
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from selection.queries import ImageQuery
+from selection.queries import ImageQuery, count_values, covers_image
 from selection.rounds import UNANSWERED
 from utils.errors import UserError
 
@@ -88,6 +88,11 @@ class Crop:
         return self.height, self.width
 
     @property
+    def is_whole(self) -> bool:
+        """Whether a whole image is asked about, as one region."""
+        return len(self.regions) == 1 and self.regions[0].box == (0, 0, *self.image_size)
+
+    @property
     def picture_size(self) -> tuple[int, int]:
         """(h, w) of the picture."""
         return self.height * self.scale, self.width * self.scale
@@ -133,6 +138,8 @@ def pixel_owners(query: ImageQuery, label_radius: int) -> np.ndarray:
     Where regions overlap (the repeated picks of an exhausted image) the earlier pick owns the pixel, so that
     every pixel is asked once.
     """
+    if covers_image(query.picks, label_radius, query.size):
+        return np.zeros(len(query.predicted), np.int64)
     height, width = query.size
     owners = np.full(height * width, -1, np.int32).reshape(height, width)
     for pick in range(len(query.picks) - 1, -1, -1):  # the earliest is written last
@@ -160,6 +167,9 @@ def regions_of(query: ImageQuery, label_radius: int, open_pixels: np.ndarray | N
         label_radius: of the round.
         open_pixels: (p,) bool; only regions with such a pixel are given. None: all.
     """
+    if covers_image(query.picks, label_radius, query.size):
+        asked = open_pixels is None or bool(open_pixels.any())
+        return [Region(0, (0, 0, *query.size), int(count_values(query.predicted).argmax()))][:asked]
     owners = pixel_owners(query, label_radius)
     wanted = owners if open_pixels is None else owners[open_pixels]
     majority = _majority(query, owners)
@@ -187,6 +197,8 @@ def suggested_classes(query: ImageQuery, label_radius: int, owners: np.ndarray) 
     A region is suggested as the class that most of its pixels were predicted as; a whole image pixel by
     pixel, as predicted.
     """
+    if covers_image(query.picks, label_radius, query.size):
+        return query.predicted
     whole = np.zeros(len(query.picks), bool)
     for pick in np.unique(owners).tolist():
         whole[pick] = region_box(query, pick, label_radius) == (0, 0, *query.size)
@@ -201,6 +213,10 @@ def suggestion_map(crop: Crop, query: ImageQuery, label_radius: int) -> np.ndarr
 @lru_cache(maxsize=2)  # the crops of an image follow each other; queries are told apart by identity
 def _image_suggestions(query: ImageQuery, label_radius: int) -> np.ndarray:
     """(H, W) uint8 as `suggestion_map`, of the whole image."""
+    if covers_image(query.picks, label_radius, query.size):
+        whole = query.predicted.reshape(query.size).view()
+        whole.flags.writeable = False
+        return whole
     full = np.full(query.size, UNANSWERED, np.uint8)
     owners = pixel_owners(query, label_radius)
     full.reshape(-1)[query.pixels(label_radius)] = suggested_classes(query, label_radius, owners)

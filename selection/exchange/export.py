@@ -91,7 +91,7 @@ def write_packages(
         out: gets a folder per annotator.
         names: of the classes.
         read_image: (H, W, 3) uint8 RGB of the image of that name.
-        previews: also write pictures in which the regions are outlined.
+        previews: also write pictures in which the regions are outlined; whole images have none.
         mapper: `map`, or that of a thread pool.
 
     Raises:
@@ -206,7 +206,7 @@ def _write_pictures(folder: Path, task: Task, image: np.ndarray, *, previews: bo
     # Pixels are repeated, not smoothed: regions are pixels, and people must see which.
     picture = task.crop.enlarge(task.crop.cut(image))
     write_png(folder / PICTURES / f"{task.stem}.png", picture)
-    if previews:
+    if previews and not task.crop.is_whole:  # a whole image has nothing to outline
         write_png(folder / PREVIEWS / f"{task.stem}.png", _outlined(picture, task.crop))
 
 
@@ -221,9 +221,10 @@ def _outlined(picture: np.ndarray, crop: Crop) -> np.ndarray:
 
 
 def _readme(package: Package) -> str:
-    guide = TOOLS[package.tool].GUIDE
+    tool = TOOLS[package.tool]
+    guide = tool.WHOLE_GUIDE if package.whole_images else tool.GUIDE
     return (
-        f"Work for {package.annotator}: {package.decisions} regions in {len(package.tasks)} crops of round "
+        f"Work for {package.annotator}: {package.asked} of round "
         f"{package.round + 1} of {package.run}\n\n{guide}\nNever rename files, and leave {FILE} as it is. "
         f'Say "cannot tell" (label pictures: {IGNORE_LABEL}) where you cannot see what it is.\n'
     )

@@ -20,7 +20,7 @@ from utils.errors import UserError
 
 __all__ = ["ImportReport", "find_packages", "read_packages", "shown_list"]
 
-Places = tuple[np.ndarray, np.ndarray]  # rows and columns in a crop
+Places = tuple[np.ndarray | slice, np.ndarray | slice]  # rows and columns in a crop
 WORK = (PICTURES, "labels", "answers.json")  # what a folder of a package may hold
 FINISHED_IN_FILE = frozenset({"labelme"})  # formats whose files say themselves that a crop is finished
 UNCHANGED = "they equal the suggestion; if people have looked at them, add --accept-unchanged"
@@ -79,12 +79,14 @@ def read_packages(
     Raises:
         UserError: a package belongs to another round, run or class space.
     """
-    reader = _Reader(answers, names, on_conflict, accept_unchanged=accept_unchanged)
     packages = [(folder, Package.read(folder / FILE)) for folder in find_packages(folders)]
     for folder, package in packages:
         package.check(answers.queries, folder)
         if package.tool not in TOOLS:
             raise UserError(f"{folder / FILE} is of the unknown tool {package.tool!r}; restore it")
+    reader = _Reader(answers, names, on_conflict, accept_unchanged=accept_unchanged)
+    keys = [key_of(package) for _, package in packages]
+    reader.copied = {key for key in keys if keys.count(key) > 1}
     reader.report.problems += strays(folders)
     for folder, package in packages:
         reader.read(folder, package)
@@ -101,8 +103,9 @@ class _Reader:
         self.on_conflict = on_conflict
         self.accept_unchanged = accept_unchanged
         self.report = ImportReport()
-        self._stored = {key: classes.copy() for key, classes in answers.classes.items()}
-        self._said: dict[str, np.ndarray] = {}  # by annotator, what this import has taken
+        self.copied: set[str] = set()  # annotators of whom several packages are read
+        self._stored = {key: dict(classes) for key, classes in answers.classes.items()}
+        self._said: dict[tuple[str, str], np.ndarray] = {}  # of these, by image, what this import has taken
         self._owners: tuple[str, np.ndarray, np.ndarray] | None = None  # image, its pixels, their picks
 
     def read(self, folder: Path, package: Package) -> None:
@@ -124,18 +127,17 @@ class _Reader:
     def _read_task(self, key: str, task: Task, package: Package, files: AnswerFiles) -> None:
         path = files.source(task)
         answer = files.read(task)
-        places, pixels = self._own(task, path)
-        rows, columns = np.divmod(pixels, task.crop.image_size[1])
-        inside = rows - task.crop.top, columns - task.crop.left
-        stored = self._of(self._stored, key)[places] != UNANSWERED
+        places, inside = self._own(task, path)
+        before = self._stored.get(key, {}).get(task.crop.image)
+        stored = None if before is None or (before[places] == UNANSWERED).all() else before[places]
         if answer is None:
             self._wait(TOOLS[package.tool].NOT_ANSWERED)
-            if stored.any():
+            if stored is not None:
                 self.report.withdrawn.append(f"{path}, image {task.crop.image}")
-        elif self._is_unchanged(task, package, answer.first[inside], inside) and not stored.any():
+        elif stored is None and self._is_unchanged(task, package, answer.first[inside], inside):
             self._wait(UNCHANGED)
         else:
-            self._take(key, task, answer, path, places, inside)
+            self._take(key, task, answer, path, places, inside, stored)
 
     def _wait(self, reason: str) -> None:
         self.report.waiting[reason] = self.report.waiting.get(reason, 0) + 1
@@ -146,25 +148,27 @@ class _Reader:
             return False
         queries = self.answers.queries
         suggested = suggestion_map(task.crop, queries[task.crop.image], queries.info.label_radius)
-        return bool((classes == suggested[inside]).all())
-
-    def _of(self, said: dict[str, np.ndarray], key: str) -> np.ndarray:
-        """(P,) uint8 of an annotator; all 254 for one who said nothing."""
-        if key not in said:
-            said[key] = np.full(self.answers.queries.pixels, UNANSWERED, np.uint8)
-        return said[key]
+        exported = TOOLS[package.tool].as_read(task.crop, suggested)
+        return bool((classes == exported[inside]).all())
 
     def _take(
-        self, key: str, task: Task, answer: CropAnswer, path: Path, places: np.ndarray, inside: Places
+        self,
+        key: str,
+        task: Task,
+        answer: CropAnswer,
+        path: Path,
+        places: np.ndarray | slice,
+        inside: Places,
+        stored: np.ndarray | None,
     ) -> None:
-        """Adds the answer of one crop.
+        """Adds the answer of one crop; `stored` are the annotator's earlier answers to it, if any.
 
         Raises:
             UserError: it contradicts itself and --on-conflict says that this is an error; it contradicts
                 another copy of the same package.
         """
         crop, report = task.crop, self.report
-        classes, second = answer.first[inside], answer.second[inside]
+        classes, second = answer.first[inside].flatten(), answer.second[inside].flatten()
         twice = second != UNANSWERED
         if twice.any():
             text = f"{path}, image {crop.image}: {_pairs(classes[twice], second[twice], self.names)}"
@@ -173,15 +177,8 @@ class _Reader:
             report.conflicts.append(text)
             if self.on_conflict == "ignore":
                 classes[twice] = IGNORE_LABEL
-        said = self._of(self._said, key)
-        copies = _differ(said[places], classes)
-        if copies.any():
-            raise UserError(
-                f"{path}, image {crop.image}: another folder of this import, a copy of the same package, "
-                f"answers {np.count_nonzero(copies)} pixels differently; name one of the copies"
-            )
-        said[places] = np.where(classes == UNANSWERED, said[places], classes)
-        changed = int(np.count_nonzero(_differ(self._of(self._stored, key)[places], classes)))
+        self._check_copies(key, crop.image, places, classes, path)
+        changed = 0 if stored is None else int(np.count_nonzero(_differ(stored, classes)))
         if changed:
             name = self.answers.shown(key)
             report.changed[name] = report.changed.get(name, 0) + changed
@@ -190,25 +187,45 @@ class _Reader:
             report.gaps.append(
                 f"{path}, image {crop.image}: {missing} of {len(classes)} queried pixels have no label"
             )
-        self.answers.put(key, places, classes, blind=task.blind)
+        self.answers.put(key, crop.image, places, classes, blind=task.blind)
         report.crops += 1
         report.pixels += len(classes) - missing
         report.cannot_tell += int(np.count_nonzero(classes == IGNORE_LABEL))
         report.outside += int(np.count_nonzero(answer.first != UNANSWERED)) - (len(classes) - missing)
 
-    def _own(self, task: Task, path: Path) -> tuple[np.ndarray, np.ndarray]:
-        """Positions, in the round and in the image, of the pixels that a task asks about."""
+    def _check_copies(
+        self, key: str, image: str, places: np.ndarray | slice, classes: np.ndarray, path: Path
+    ) -> None:
+        """Refuses an answer that another copy of the same package contradicts."""
+        if key not in self.copied:
+            return
+        said = self._said.setdefault(
+            (key, image), np.full(len(self.answers.queries[image].predicted), UNANSWERED, np.uint8)
+        )
+        copies = _differ(said[places], classes)
+        if copies.any():
+            raise UserError(
+                f"{path}, image {image}: another folder of this import, a copy of the same package, "
+                f"answers {np.count_nonzero(copies)} pixels differently; name one of the copies"
+            )
+        said[places] = np.where(classes == UNANSWERED, said[places], classes)
+
+    def _own(self, task: Task, path: Path) -> tuple[np.ndarray | slice, Places]:
+        """The pixels that a task asks about: their places among the image's queried ones, and in the crop."""
         queries, name = self.answers.queries, task.crop.image
         if name not in queries:
             raise UserError(
                 f"{path}: {FILE} names the image {name}, which is not in the round; restore {FILE}"
             )
+        if task.crop.is_whole:
+            return slice(None), (slice(None), slice(None))
         if self._owners is None or self._owners[0] != name:
             radius = queries.info.label_radius
             self._owners = name, queries[name].pixels(radius), pixel_owners(queries[name], radius)
         _, pixels, owners = self._owners
         own = np.flatnonzero(np.isin(owners, [region.pick for region in task.crop.regions]))
-        return queries.slice_of(name).start + own, pixels[own]
+        rows, columns = np.divmod(pixels[own], task.crop.image_size[1])
+        return own, (rows - task.crop.top, columns - task.crop.left)
 
 
 def _differ(before: np.ndarray, now: np.ndarray) -> np.ndarray:
@@ -218,22 +235,22 @@ def _differ(before: np.ndarray, now: np.ndarray) -> np.ndarray:
 
 def _pairs(first: np.ndarray, second: np.ndarray, names: ClassNames) -> str:
     """How many pixels are labelled as two classes, and which."""
-    pairs = {tuple(sorted(pair)) for pair in zip(first.tolist(), second.tolist(), strict=True)}
+    codes = np.minimum(first, second).astype(np.int32) * 256 + np.maximum(first, second)
+    pairs = {divmod(code, 256) for code in np.unique(codes).tolist()}
     classes = ", ".join(" and ".join(map(names.name, pair)) for pair in sorted(pairs))
     return f"{len(first)} pixels are labelled as two classes: {classes}"
 
 
 def _contradictions(answers: RoundAnswers, names: ClassNames) -> Iterator[str]:
     """A line for every image about which two annotators disagree."""
-    first, second = answers.contradictions()
     for query in answers.queries.images:
-        own = answers.queries.slice_of(query.name)
-        differs = second[own] != UNANSWERED
+        first, second = answers.contradictions(query.name)
+        differs = second != UNANSWERED
         if differs.any():
             who = [
                 answers.shown(key)
                 for key in answers.annotators
-                if (answers.of(key)[own][differs] != UNANSWERED).any()
+                if (answers.of(key, query.name)[differs] != UNANSWERED).any()
             ]
-            text = _pairs(first[own][differs], second[own][differs], names)
+            text = _pairs(first[differs], second[differs], names)
             yield f"image {query.name}, {' and '.join(who)}: {text}"

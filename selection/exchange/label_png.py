@@ -17,6 +17,7 @@ from selection.exchange.class_names import ClassNames
 from selection.exchange.crops import Crop
 from selection.exchange.packages import Package, Task, left_by_system
 from selection.exchange.shapes import CropAnswer
+from selection.queries import count_values
 from selection.rounds import UNANSWERED
 from utils.errors import UserError
 from utils.files import write_atomically
@@ -31,6 +32,13 @@ the predicted class inside the regions, 254 (magenta) where you are to find it y
 Store yours in labels/ under the same name and in the same size: 8-bit, palette or grey, one value of
 classes.txt per pixel. Only the regions are read; 255 says that you cannot tell, 254 that it is still open.
 A picture in labels/ counts as labelled.
+"""
+WHOLE_GUIDE = """\
+The pictures in crops/ are whole images, and every pixel of them needs a class. suggestions/ has a label
+picture for each: the class that the network predicts, or 254 (magenta) where you are to find it yourself.
+Store yours in labels/ under the same name and in the same size: 8-bit, palette or grey, one value of
+classes.txt per pixel; 255 says that you cannot tell, 254 that it is still open. A picture in labels/ counts
+as labelled.
 """
 NOT_ANSWERED = f"{LABELS}/ has no picture of them"
 
@@ -56,6 +64,11 @@ def write(
             shown[top:bottom, left:right] = label[top:bottom, left:right]
         path = folder / (LABELS if answered else SUGGESTIONS) / f"{task.stem}.png"
         write_png(path, task.crop.enlarge(shown), palette)
+
+
+def as_read(crop: Crop, label: np.ndarray) -> np.ndarray:
+    """(h, w) uint8: what the suggestion of a crop reads as when nobody has changed it."""
+    return label
 
 
 class Answers:
@@ -103,7 +116,7 @@ class Answers:
         with Image.open(path) as picture:
             _check_header(picture, crop)  # before anything is decoded
             values, mode, colors = np.asarray(picture), picture.mode, picture.getpalette()
-        used = np.unique(values).tolist()
+        used = np.flatnonzero(count_values(values.reshape(-1))).tolist()
         unknown = self.names.unknown_values(used)
         if unknown:
             raise UserError(

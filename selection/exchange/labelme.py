@@ -20,8 +20,10 @@ from PIL import Image
 from selection.exchange import shapes
 from selection.exchange.class_names import ClassNames
 from selection.exchange.crops import Box, Crop
+from selection.exchange.outlines import painted, suggested_outlines
 from selection.exchange.packages import PICTURES, Package, Task, left_by_system
 from selection.exchange.shapes import CropAnswer
+from selection.rounds import UNANSWERED
 from utils.errors import UserError
 from utils.files import write_atomically
 
@@ -33,6 +35,15 @@ GUIDE = """\
 Every region is drawn with a suggested class, or with "?". Give each its class: correct the label (double
 click on it in the label list), or delete the shape and draw your own. Shapes may reach beyond a region; two
 shapes of different classes must not overlap inside one. When a crop is finished, tick the flag "done".
+"""
+WHOLE_GUIDE = """\
+    labelme crops --labels labels.txt --validate-label exact
+
+Every picture is a whole image, and every pixel of it needs a class. What the network predicts is drawn as
+polygons. Shapes lie on top of each other: where several cover a pixel, the last of the list counts, so
+draw what is behind first, and draw over what is wrong. The first shape, "?", covers the picture: what nothing
+else covers stays open. Rename it to "cannot tell" if the rest belongs to no class. When a picture is
+finished, tick the flag "done".
 """
 NOT_ANSWERED = "their flag 'done' is not ticked"
 _VERSION = "5.5.0"  # of the file format: LabelMe writes its own when it saves
@@ -60,13 +71,18 @@ def write(
         content = {
             "version": _VERSION,
             "flags": {DONE: answered},
-            "shapes": list(_shapes(task.crop, labels(task), names)),
+            "shapes": list(_shapes(task.crop, labels(task), names, answered=answered)),
             "imagePath": f"{task.stem}.png",
             "imageData": None,
             "imageHeight": task.crop.picture_size[0],
             "imageWidth": task.crop.picture_size[1],
         }
         write_atomically(_path(folder, task), json.dumps(content, indent=1) + "\n")
+
+
+def as_read(crop: Crop, label: np.ndarray) -> np.ndarray:
+    """(h, w) uint8: what the suggestion of a crop reads as when nobody has changed it."""
+    return painted(crop, label) if crop.is_whole else label
 
 
 class Answers:
@@ -125,7 +141,7 @@ class Answers:
         for number, shape in enumerate(drawn, 1):
             class_id = self.names.parse(shape["label"])
             try:
-                answer.paint(_inside(crop, shape), class_id)
+                answer.paint(_inside(crop, shape), class_id, over=crop.is_whole)
             except UserError:
                 raise
             except ValueError as error:
@@ -168,8 +184,16 @@ def _inside(crop: Crop, shape: Mapping[str, Any]) -> np.ndarray:
     )
 
 
-def _shapes(crop: Crop, label: np.ndarray, names: ClassNames) -> Iterator[dict[str, Any]]:
-    """A rectangle for every region of one class; a mask per class for the others."""
+def _shapes(crop: Crop, label: np.ndarray, names: ClassNames, *, answered: bool) -> Iterator[dict[str, Any]]:
+    """A rectangle for every region of one class; a mask per class for the others.
+
+    The suggestions of a whole image are polygons over a rectangle that leaves everything open.
+    """
+    if crop.is_whole and not answered:
+        yield _rectangle(crop, (0, 0, *crop.size), names.name(UNANSWERED))
+        for class_id, corners in suggested_outlines(label):
+            yield _shape(names.name(class_id), corners.tolist(), "polygon", None)
+        return
     for box in crop.boxes():
         top, left, bottom, right = box
         inside = label[top:bottom, left:right]

@@ -101,6 +101,18 @@ class Package:
         """How many regions the annotator is to judge."""
         return sum(task.decisions for task in self.tasks)
 
+    @property
+    def whole_images(self) -> bool:
+        """Whether every task is a whole image."""
+        return all(task.crop.is_whole for task in self.tasks)
+
+    @property
+    def asked(self) -> str:
+        """What the annotator is to judge, in words."""
+        if self.whole_images:
+            return f"{len(self.tasks)} whole images"
+        return f"{self.decisions} regions in {len(self.tasks)} crops"
+
     def write(self, path: Path) -> None:
         """Writes package.json, or the copy that the run keeps."""
         head = {name: getattr(self, name) for name in _HEAD}

@@ -37,8 +37,17 @@ class CropAnswer:
         """Nothing said yet about (h, w) pixels."""
         return cls(np.full(size, UNANSWERED, np.uint8), np.full(size, UNANSWERED, np.uint8))
 
-    def paint(self, inside: np.ndarray, class_id: int) -> None:
-        """Says a class about the pixels of a (h, w) bool map; "?" (254) says nothing."""
+    def paint(self, inside: np.ndarray, class_id: int, *, over: bool = False) -> None:
+        """Says a class about the pixels of a (h, w) bool map.
+
+        Args:
+            inside: the map.
+            class_id: train id; 255 is "cannot tell". 254 ("?") says nothing, with `over` it takes back.
+            over: replaces what was said before and is no contradiction: shapes lie on top of each other.
+        """
+        if over:
+            self.first[inside] = class_id
+            return
         if class_id == UNANSWERED:
             return
         clash = inside & (self.first != UNANSWERED) & (self.first != class_id) & (self.second == UNANSWERED)
@@ -69,14 +78,21 @@ def polygon(crop: Crop, points: Points) -> np.ndarray:
     inside = np.zeros(crop.size, bool)
     corners = coordinates(points, 3)
     ends = np.roll(corners, -1, axis=0)
-    centres = (np.arange(crop.width) + 0.5) * crop.scale
-    first, last = _rows_between(crop, corners[:, 1].min(), corners[:, 1].max())
-    for row in range(first, last):
-        y = (row + 0.5) * crop.scale
-        crossing = (corners[:, 1] <= y) != (ends[:, 1] <= y)
-        (x0, y0), (x1, y1) = corners[crossing].T, ends[crossing].T
-        edges = np.sort(x0 + (y - y0) * (x1 - x0) / (y1 - y0))
-        inside[row] = np.searchsorted(edges, centres, side="right") % 2 == 1
+    rows, columns = ((np.arange(count) + 0.5) * crop.scale for count in crop.size)
+    # An edge crosses the rows whose centres lie in [its upper end, its lower end).
+    low, high = np.sort([np.searchsorted(rows, corners[:, 1]), np.searchsorted(rows, ends[:, 1])], axis=0)
+    edge = np.repeat(np.arange(len(corners)), high - low)
+    if not len(edge):
+        return inside
+    row = np.arange(len(edge)) - np.repeat(np.cumsum(high - low) - high, high - low)
+    (x0, y0), (x1, y1) = corners[edge].T, ends[edge].T
+    column = np.searchsorted(columns, x0 + (rows[row] - y0) * (x1 - x0) / (y1 - y0))
+    # From a crossing on, every centre to its right changes sides.
+    top, left, bottom, right = row.min(), column.min(), row.max() + 1, column.max() + 1
+    crossings = np.zeros((bottom - top, right - left), np.uint8)
+    np.add.at(crossings, (row - top, column - left), 1)
+    sides = np.bitwise_xor.accumulate(crossings & 1, axis=1)
+    inside[top:bottom, left:right] = sides[:, : crop.width - left]
     return inside
 
 
@@ -180,12 +196,6 @@ def _indices(count: int, scale: int, low: float, high: float) -> tuple[int, int]
     """The pixels, of `count`, whose centres lie in [low, high)."""
     first, last = (int(np.ceil(edge / scale - 0.5)) for edge in np.clip((low, high), 0, count * scale))
     return first, last
-
-
-def _rows_between(crop: Crop, low: float, high: float) -> tuple[int, int]:
-    """Rows that a shape between two heights may touch, and perhaps one more."""
-    first, last = _indices(crop.height, crop.scale, low, high)
-    return max(first - 1, 0), min(last + 1, crop.height)
 
 
 def _sampled(count: int, scale: int, corner: int, length: int) -> tuple[np.ndarray, np.ndarray]:

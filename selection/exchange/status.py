@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from selection.budget import SECONDS_PER_DECISION, WHOLE_IMAGE_HOURS
 from selection.exchange.answers import RoundAnswers, key_of
 from selection.exchange.crops import pixel_owners, suggested_classes
 from selection.exchange.packages import Package, Task
-from selection.queries import RoundQueries, joined, offsets_of
+from selection.queries import RoundInfo, RoundQueries, covers_image, joined, offsets_of
 from selection.rounds import UNANSWERED
 from utils.class_spaces import IGNORE_LABEL
 
 
 @dataclass(frozen=True, slots=True)
 class AnnotatorStatus:
-    """Counts of one annotator. A region is answered when all its pixels are.
+    """Counts of one annotator. A region is answered when all its pixels are; a whole image is one region.
 
     `crops` and `regions` are those of the package; `cannot_tell` are answered regions without any class.
     """
@@ -64,6 +65,7 @@ class RoundStatus:
         contradictions: pixels that annotators see differently while nobody has said how to settle that.
         decisions_left: judgements that are still to be made, second opinions included.
         seconds_per_decision: assumed.
+        whole_images: whether the regions are whole images.
     """
 
     annotators: tuple[AnnotatorStatus, ...]
@@ -76,11 +78,10 @@ class RoundStatus:
     contradictions: int
     decisions_left: int
     seconds_per_decision: float
+    whole_images: bool = False
 
-    @property
-    def hours_left(self) -> float:
-        """Of one person, without breaks."""
-        return self.decisions_left * self.seconds_per_decision / 3600
+
+Chosen = Iterable[tuple[str, np.ndarray | slice]]  # images, and (p,) bool or a slice of their queried pixels
 
 
 class RoundRegions:
@@ -88,25 +89,27 @@ class RoundRegions:
 
     Attributes:
         first_pick: (N + 1,) where the picks of each image begin in the numbering of all picks.
-        region: (P,) int32, the pick that owns a pixel, in that numbering.
         pixels: (picks,) how many pixels each pick owns; 0: a repeated pick, which is no region.
-        suggestion: (P,) uint8, what is suggested for a pixel.
     """
 
     def __init__(self, queries: RoundQueries) -> None:
-        radius = queries.info.label_radius
+        self.queries = queries
         self.first_pick = offsets_of(len(query.picks) for query in queries.images)
         self._images = {query.name: number for number, query in enumerate(queries.images)}
-        owners = [pixel_owners(query, radius) for query in queries.images]
-        numbered = [
-            (own + start).astype(np.int32) for own, start in zip(owners, self.first_pick, strict=False)
-        ]
-        self.region = joined(numbered, np.int32)
-        self.pixels = np.bincount(self.region, minlength=int(self.first_pick[-1]))
-        suggested = [
-            suggested_classes(query, radius, own) for query, own in zip(queries.images, owners, strict=True)
-        ]
-        self.suggestion = joined(suggested, np.uint8)
+        radius = queries.info.label_radius
+        self._owners = {  # None: the first pick owns the whole image
+            query.name: None
+            if covers_image(query.picks, radius, query.size)
+            else pixel_owners(query, radius).astype(np.int32)
+            for query in queries.images
+        }
+        self.pixels = self._counts((query.name, slice(None)) for query in queries.images)
+
+    def suggestion(self, image: str) -> np.ndarray:
+        """(p,) uint8: what is suggested for every queried pixel of an image."""
+        query, owners = self.queries[image], self._owners[image]
+        radius = self.queries.info.label_radius
+        return query.predicted if owners is None else suggested_classes(query, radius, owners)
 
     def of(self, package: Package) -> np.ndarray:
         """Numbers of the regions of a package."""
@@ -117,10 +120,23 @@ class RoundRegions:
         first = self.first_pick[self._images[task.crop.image]]
         return np.array([first + region.pick for region in task.crop.regions], np.int64)
 
-    def all_of(self, chosen: np.ndarray) -> np.ndarray:
-        """(picks,) bool: regions all of whose pixels are among the chosen (P,) bool ones."""
-        counts = np.bincount(self.region[chosen], minlength=len(self.pixels))
-        return (counts == self.pixels) & (self.pixels > 0)
+    def all_of(self, chosen: Chosen) -> np.ndarray:
+        """(picks,) bool: regions all of whose pixels are among the chosen ones."""
+        return (self._counts(chosen) == self.pixels) & (self.pixels > 0)
+
+    def _counts(self, chosen: Chosen) -> np.ndarray:
+        """(picks,) int64: how many of the chosen pixels each pick owns."""
+        counts = np.zeros(int(self.first_pick[-1]), np.int64)
+        for image, places in chosen:
+            number, owners = self._images[image], self._owners[image]
+            own = counts[self.first_pick[number] : self.first_pick[number + 1]]
+            if owners is not None:
+                own += np.bincount(owners[places], minlength=len(own))
+            elif isinstance(places, slice):
+                own[0] += len(self.queries[image].predicted)
+            else:
+                own[0] += np.count_nonzero(places)
+        return counts
 
 
 def round_status(
@@ -131,24 +147,43 @@ def round_status(
     Args:
         answers: so far.
         packages: of the last export.
-        seconds_per_decision: to find a region and say its class.
+        seconds_per_decision: to find a region and say its class, or to label a whole image.
     """
     regions = RoundRegions(answers.queries)
-    first, second = answers.pairs()
-    is_answered = regions.all_of(first != UNANSWERED)
-    twice = second != UNANSWERED
+    together = np.zeros((256, 256), np.int64)
+    for first, second in map(answers.pairs, (query.name for query in answers.queries.images)):
+        twice = second != UNANSWERED
+        if twice.any():
+            together += _pair_counts(first[twice], second[twice])
+    is_answered = regions.all_of(
+        (query.name, answers.pairs(query.name)[0] != UNANSWERED) for query in answers.queries.images
+    )
     return RoundStatus(
         annotators=tuple(_annotators(answers, packages, regions)),
         regions=int(np.count_nonzero(regions.pixels)),
         answered=int(is_answered.sum()),
-        agreement=Share(int(twice.sum()), int((first[twice] == second[twice]).sum())),
-        kappa=cohens_kappa(first[twice], second[twice]),
+        agreement=Share(int(together.sum()), int(np.trace(together))),
+        kappa=_kappa(together),
         as_suggested=_as_suggested(answers, regions, blind=False),
         as_hidden=_as_suggested(answers, regions, blind=True),
         contradictions=_unsettled(answers),
         decisions_left=_decisions_left(answers, packages, regions, is_answered),
         seconds_per_decision=seconds_per_decision,
+        whole_images=answers.queries.info.whole_images,
     )
+
+
+def effort(decisions: int, seconds: float, *, whole_images: bool) -> str:
+    """How long one person takes for so many decisions, without breaks, in words."""
+    hours = decisions * seconds / 3600
+    if whole_images:
+        return f"{decisions} images, about {hours:.1f} h at an assumed {seconds / 3600:.3g} h per image"
+    return f"{decisions} decisions, about {hours:.1f} h at an assumed {seconds:g} s per decision"
+
+
+def assumed_seconds(info: RoundInfo) -> float:
+    """How long a decision of a round is assumed to take: a region, or a whole image."""
+    return 3600 * WHOLE_IMAGE_HOURS if info.whole_images else SECONDS_PER_DECISION
 
 
 def cohens_kappa(first: np.ndarray, second: np.ndarray) -> float | None:
@@ -158,10 +193,21 @@ def cohens_kappa(first: np.ndarray, second: np.ndarray) -> float | None:
 
     Source: Cohen, "A coefficient of agreement for nominal scales", 1960.
     """
-    if not len(first):
+    return _kappa(_pair_counts(first, second))
+
+
+def _pair_counts(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """(256, 256) int64: how often each value of `first` meets each of `second`; both flat uint8."""
+    return np.bincount(first.astype(np.int32) * 256 + second, minlength=256**2).reshape(256, 256)
+
+
+def _kappa(counts: np.ndarray) -> float | None:
+    """Cohen's kappa of `_pair_counts`."""
+    total = counts.sum()
+    if not total:
         return None
-    observed = float((first == second).mean())
-    shares = [np.bincount(values, minlength=256) / len(values) for values in (first, second)]
+    observed = float(np.trace(counts) / total)
+    shares = [counts.sum(axis) / total for axis in (1, 0)]
     expected = float(shares[0] @ shares[1])
     return None if expected >= 1 else (observed - expected) / (1 - expected)
 
@@ -169,22 +215,21 @@ def cohens_kappa(first: np.ndarray, second: np.ndarray) -> float | None:
 def format_status(status: RoundStatus) -> str:
     """The status as lines of text."""
     width = max([20, *(len(one.name) for one in status.annotators)])
-    header = (
-        f"{'annotator':<{width}} {'crops':>7} {'regions':>8} {'answered':>9} {'cannot tell':>11} {'left':>7}"
-    )
+    asked = "images" if status.whole_images else "regions"
+    header = f"{'annotator':<{width}} {'crops':>7} {asked:>8} {'answered':>9} {'cannot tell':>11} {'left':>7}"
     lines = [header] + [
         f"{one.name:<{width}} {one.crops:>7} {one.regions:>8} {one.answered:>9} {one.cannot_tell:>11} "
         f"{one.left:>7}"
         for one in status.annotators
     ]
     kappa = "not defined" if status.kappa is None else f"{status.kappa:.3f}"
+    left = effort(status.decisions_left, status.seconds_per_decision, whole_images=status.whole_images)
     lines += [
-        f"answered: {status.answered} of {status.regions} regions",
+        f"answered: {status.answered} of {status.regions} {asked}",
         f"agreement of two annotators: {status.agreement.text()}, Cohen's kappa {kappa}",
         f"answers equal to the suggestion: {status.as_suggested.text()} where it was shown, "
         f"{status.as_hidden.text()} where it was not",
-        f"left: {status.decisions_left} decisions, about {status.hours_left:.1f} h at an assumed "
-        f"{status.seconds_per_decision:g} s per decision",
+        f"left: {left}",
     ]
     if status.contradictions:
         lines.append(
@@ -199,7 +244,7 @@ def with_open_work(answers: RoundAnswers, packages: Sequence[Package]) -> list[s
     if not packages:
         return []
     regions = RoundRegions(answers.queries)
-    done = [regions.all_of(answers.of(key_of(package)) != UNANSWERED) for package in packages]
+    done = [regions.all_of(_answered_by(answers, key_of(package))) for package in packages]
     return [
         package.annotator
         for package, answered in zip(packages, done, strict=True)
@@ -212,14 +257,14 @@ def open_work(answers: RoundAnswers, packages: Sequence[Package]) -> list[str]:
     regions = RoundRegions(answers.queries)
     lines = []
     for package in packages:
-        done = regions.all_of(answers.of(key_of(package)) != UNANSWERED)
+        done = regions.all_of(_answered_by(answers, key_of(package)))
         for task in package.tasks:
             left = int(np.count_nonzero(~done[regions.of_task(task)]))
-            if left:
-                lines.append(
-                    f"{package.annotator}: {left} of {task.decisions} regions of {task.stem} are open, image "
-                    f"{task.crop.image}"
-                )
+            if not left:
+                continue
+            what = task.stem if task.crop.is_whole else f"{left} of {task.decisions} regions of {task.stem}"
+            verb = "is" if task.crop.is_whole else "are"
+            lines.append(f"{package.annotator}: {what} {verb} open, image {task.crop.image}")
     classes = answers.combined()
     for query in answers.queries.images:
         own = classes[answers.queries.slice_of(query.name)]
@@ -231,9 +276,7 @@ def open_work(answers: RoundAnswers, packages: Sequence[Package]) -> list[str]:
 
 def _unsettled(answers: RoundAnswers) -> int:
     """Pixels that stay open because annotators see them differently."""
-    if answers.on_conflict != "error":
-        return 0
-    return int(np.count_nonzero(answers.contradictions()[1] != UNANSWERED))
+    return answers.disputed() if answers.on_conflict == "error" else 0
 
 
 def _annotators(
@@ -242,9 +285,8 @@ def _annotators(
     by_name = {key_of(package): package for package in packages}
     rows = []
     for name in sorted({*by_name, *answers.classes}, key=lambda key: key.split("@")):
-        classes = answers.of(name)
-        answered = regions.all_of(classes != UNANSWERED)
-        cannot_tell = regions.all_of(classes == IGNORE_LABEL)
+        answered = regions.all_of(_answered_by(answers, name))
+        cannot_tell = regions.all_of(_unknown_to(answers, name))
         own = regions.of(by_name[name]) if name in by_name else np.flatnonzero(answered)
         crops = len(by_name[name].tasks) if name in by_name else 0
         counts = int(answered[own].sum()), int(cannot_tell[own].sum())
@@ -259,7 +301,7 @@ def _decisions_left(
     judges, still_to_judge = np.zeros(len(regions.pixels), np.int64), np.zeros(len(regions.pixels), np.int64)
     for package in packages:
         own = regions.of(package)
-        done = regions.all_of(answers.of(key_of(package)) != UNANSWERED)
+        done = regions.all_of(_answered_by(answers, key_of(package)))
         np.add.at(judges, own, 1)
         np.add.at(still_to_judge, own[~done[own]], 1)
     once = (regions.pixels > 0) & ~is_answered
@@ -268,8 +310,20 @@ def _decisions_left(
 
 def _as_suggested(answers: RoundAnswers, regions: RoundRegions, *, blind: bool) -> Share:
     pixels = equal = 0
-    for name, classes in answers.classes.items():
-        judged = (classes != UNANSWERED) & (classes != IGNORE_LABEL) & (answers.blind[name] == blind)
-        pixels += int(judged.sum())
-        equal += int((classes[judged] == regions.suggestion[judged]).sum())
+    for name, by_image in answers.classes.items():
+        for image, classes in by_image.items():
+            shown = answers.blind[name][image] == blind
+            judged = (classes != UNANSWERED) & (classes != IGNORE_LABEL) & shown
+            pixels += int(judged.sum())
+            equal += int((judged & (classes == regions.suggestion(image))).sum())
     return Share(pixels, equal)
+
+
+def _answered_by(answers: RoundAnswers, key: str) -> Chosen:
+    """Where an annotator has said something."""
+    return ((image, classes != UNANSWERED) for image, classes in answers.classes.get(key, {}).items())
+
+
+def _unknown_to(answers: RoundAnswers, key: str) -> Chosen:
+    """Where an annotator cannot tell."""
+    return ((image, classes == IGNORE_LABEL) for image, classes in answers.classes.get(key, {}).items())

@@ -11,6 +11,7 @@ import numpy as np
 
 from selection.exchange import coco, label_png, labelme
 from selection.exchange.class_names import ClassNames
+from selection.exchange.crops import Crop
 from selection.exchange.packages import Package, Task
 from selection.exchange.shapes import CropAnswer
 
@@ -36,11 +37,13 @@ class Tool(Protocol):
 
     Attributes:
         GUIDE: what annotators are to do.
+        WHOLE_GUIDE: the same, where whole images are labelled.
         NOT_ANSWERED: why a crop counts as not answered, after "N crops are not answered: ".
         Answers: (folder, package, names) -> AnswerFiles.
     """
 
     GUIDE: str
+    WHOLE_GUIDE: str
     NOT_ANSWERED: str
     Answers: Callable[[Path, Package, ClassNames], AnswerFiles]
 
@@ -54,6 +57,10 @@ class Tool(Protocol):
         answered: bool = False,
     ) -> None:
         """Writes labels of all tasks, as suggestions or as answers; see `labelme.write`."""
+        ...
+
+    def as_read(self, crop: Crop, label: np.ndarray) -> np.ndarray:
+        """(h, w) uint8: what the suggestion of a crop reads as when nobody has changed it."""
         ...
 
 

@@ -94,15 +94,15 @@ def train(case: str, data: Path, folder: Path, world: World) -> dict[str, Any]:
     trainer.meter.read = remembered
     assert trainer.fit() == 0
     rounds = range(len(trainer.settings.select_iterations))
-    infos = [trainer.store.round(number).info() for number in rounds]
+    infos = [trainer.rounds.store.round(number).info() for number in rounds]
     return {
         "state": trainer.network.state_dict(),
         "losses": losses,
         "scores": dict(trainer.metrics),
         "picks": picks_of(trainer, rounds),
         "class_weights": [info.class_weights for info in infos],
-        "digest": trainer.store.digest(len(rounds)),
-        "digest_of_the_snapshot": bytes(trainer.annotations.digest.tolist()).hex(),
+        "digest": trainer.rounds.store.digest(len(rounds)),
+        "digest_of_the_snapshot": bytes(trainer.rounds.state.digest.tolist()).hex(),
     }
 
 

@@ -14,7 +14,17 @@ from selection.exchange.class_names import ClassNames
 from selection.exchange.packages import Package
 from selection.oracles import GroundTruthOracle
 from selection.rounds import RoundQueries
-from tests.toy_annotation import COMMAND, answer, asked, make_run, random_picks, round_of, spoil, truth_of
+from tests.toy_annotation import (
+    COMMAND,
+    answer,
+    asked,
+    asked_whole,
+    make_run,
+    random_picks,
+    round_of,
+    spoil,
+    truth_of,
+)
 from tests.toy_annotation import run_export as export
 from utils.class_spaces import class_space
 
@@ -57,6 +67,53 @@ def test_people_who_know_the_truth_end_with_the_labels_of_the_ground_truth_oracl
     assert "complete" in text
     assert "agreement of two annotators: 100.0 %" in text
     assert "left: 0 decisions" in text
+
+
+@pytest.mark.parametrize("tool", ["labelme", "coco", "png"])
+def test_whole_images_end_with_the_labels_of_the_ground_truth_oracle(
+    tool: str, tmp_path: Path, capsys: Said
+) -> None:
+    queries = asked_whole()
+    run, out, truth = make_run(tmp_path, queries), tmp_path / "work", truth_of(queries)
+    assert export(run, out, "--annotators", "ann,bob", "--scale", "3", to=tool) == 0
+    text = capsys.readouterr().out
+    assert "ann: 1 whole images; see README.txt there" in text
+    assert "2 images, about 3.0 h at an assumed 1.5 h per image" in text
+    answer(out, truth)
+    assert main(["status", str(run), str(out / "ann"), "--list", "--seconds-per-decision", "3600"]) == 0
+    text = capsys.readouterr().out
+    assert "round 1 of 1" in text
+    assert "answered: 1 of 2 images" in text
+    assert "left: 1 images, about 1.0 h at an assumed 1 h per image" in text
+    assert f"image {queries.images[1].name}: 1767 of 1767 queried pixels are open" in text
+    assert main(["import", str(run), str(out)]) == 0
+    assert f"stored; the round is complete. Go on training:\n  python {COMMAND}\n" in capsys.readouterr().out
+    expected = GroundTruthOracle(truth).answer_round(queries)
+    np.testing.assert_array_equal(round_of(run).labels(), expected)
+    assert main(["status", str(run)]) == 0
+    assert "left: 0 images" in capsys.readouterr().out
+
+
+def test_an_image_with_gaps_can_be_given_to_somebody_else(tmp_path: Path, capsys: Said) -> None:
+    queries = asked_whole()
+    run, truth = make_run(tmp_path, queries), truth_of(queries)
+
+    def mostly(name: str) -> np.ndarray:
+        label = truth(name).copy()
+        if name == queries.images[0].name:
+            label[:2] = 254
+        return label
+
+    assert export(run, tmp_path / "first", to="png") == 0
+    answer(tmp_path / "first", mostly)
+    assert main(["import", str(run), str(tmp_path / "first")]) == 0
+    assert "180 of 5400 queried pixels have no label" in capsys.readouterr().out
+    assert export(run, tmp_path / "rest", "--annotators", "cat", "--unanswered", to="labelme") == 0
+    assert "1 images, about 1.5 h" in capsys.readouterr().out
+    answer(tmp_path / "rest", truth)
+    assert main(["import", str(run), str(tmp_path / "rest")]) == 0
+    assert "the round is complete" in capsys.readouterr().out
+    np.testing.assert_array_equal(round_of(run).labels(), GroundTruthOracle(truth).answer_round(queries))
 
 
 def test_the_status_sees_what_is_not_imported_yet(

@@ -35,7 +35,10 @@ SCRIPTS = {
     "mrnet": train_ms,
     "rectified": train_ft,
     "plain": train_ft,
-    **dict.fromkeys(("ripu", "region", "pixel", "v3plus", "source_free", "percent"), train_al),
+    **dict.fromkeys(("ripu", "region", "pixel", "v3plus", "source_free", "percent", "mada"), train_al),
+    "mada_warmup_source": train_source,
+    "cityscapes_mada_warmup": train_ms,
+    "idd_mada_warmup": train_source,
     **dict.fromkeys(("daformer", "deeplab", "dida", "dacs", "mic"), train_st),
 }
 
@@ -227,6 +230,82 @@ ACTIVE = {
     )
 }
 
+# Ning et al., ICCV 2021: what the released configurations and our warm-ups for them share.
+MADA_SHARED = {
+    "target": "cityscapes",
+    "network": "mada_v3plus",
+    "backbone": "resnet101",
+    "output_stride": 16,
+    "droprate": 0.1,
+    "batch_norm": "sync",
+    "train_bn": True,
+    "input_size_target": (2048, 1024),
+    "crop_size": (896, 512),
+    "scale_range": (0.5, 1.5),
+    "mirror": True,
+    "random_mirror": True,
+    "autoaug": False,
+    "source_order": "shuffled",
+    "batch_size": 4,
+    "optimizer": "sgd-plain",
+    "momentum": 0.9,
+    "weight_decay": 2e-4,
+    "num_steps": 90_000,
+    "power": 0.9,
+    "warm_up": 0,
+    "precision": "fp32",
+    "protocol": "mada-cityscapes",
+    "max_grad_norm": 0.0,
+    "ema_decay": 0.0,
+    "accumulation": 1,
+}
+MADA = {
+    **MADA_SHARED,
+    "method": "mada",
+    "oracle": "truth",
+    "score": "published",
+    "budget": "5%",
+    "num_anchors": 10,
+    "input_size_active": (1914, 1052),
+    "scaled_width": 2200,
+    "learning_rate": 1e-4,
+    "head_scale": 1.0,
+    "stage_steps": (37_150, 37_150),
+    "num_steps_stop": 74_300,
+    "stage_2_from": "best",
+    "lambda_alignment": 0.7,
+    "lambda_pseudo": 1.0,
+    "anchor_momentum": 0.999,
+    "batch_rule": "last",
+    "evaluate_every": 1000,
+    "save_pred_every": 1000,
+}
+WARM_UP = {name: value for name, value in MADA_SHARED.items() if name != "source_order"} | {
+    "learning_rate": 2.5e-4,
+    "head_scale": 10.0,
+    "crop_attempts": 1,
+}
+ADVERSARIAL_WARM_UP = {
+    **WARM_UP,
+    "num_steps_stop": 40_000,
+    "lambda_adv_target2": 1e-3,
+    "learning_rate_D": 1e-4,
+    "lambda_me_target": 0.0,
+    "lambda_kl_target": 0.0,
+}
+WHOLE_IMAGES = {
+    f"{source}_to_cityscapes_{name}": {**values, "source": source, "classes": classes, "input_size": size}
+    for source, classes, size in (
+        ("gta5", "cityscapes19", (1914, 1052)),
+        ("synthia", "synthia16", (1280, 760)),
+    )
+    for name, values in (
+        ("mada", MADA),
+        ("mada_warmup_source", {**WARM_UP, "num_steps_stop": 20_000, "source_order": "shuffled"}),
+        ("mada_warmup", ADVERSARIAL_WARM_UP),
+    )
+}
+
 # Hoyer et al., CVPR 2022, and Yao & Li, ICCVW 2023: what the released experiments 7 and 8 share.
 DAFORMER = {
     "method": "daformer",
@@ -345,7 +424,7 @@ def parse_recipe(name: str, *words: str) -> argparse.Namespace:
 def missing_start(script: object, recipe: str) -> list[str]:
     """The options that say what training starts from, unless the recipe does."""
     given = {word.text for word in expand([recipe])}
-    if script is train_ft or recipe.endswith("_source_free.args"):
+    if script is train_ft or recipe.endswith(("_source_free.args", "_mada.args")):
         return ["--restore-from", "stage_one"]
     weights = "imagenet.pth" if script is train_st else "none"
     start = [] if given & {"--restore-from", "--backbone-weights"} else ["--backbone-weights", weights]
@@ -422,7 +501,7 @@ def test_a_recipe_parses_with_its_script_and_every_option_has_an_effect(
 
 def test_every_published_setting_has_a_recipe() -> None:
     published = {name for name in RECIPES if "_to_cityscapes_" in name or "_to_robotcar_" in name}
-    assert set(PUBLISHED) | set(ACTIVE) | set(ONLINE) == published
+    assert set(PUBLISHED) | set(ACTIVE) | set(ONLINE) | set(WHOLE_IMAGES) == published
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
@@ -433,6 +512,11 @@ def test_a_recipe_holds_the_published_values(name: str) -> None:
 @pytest.mark.parametrize("name", ACTIVE)
 def test_an_active_recipe_holds_the_published_values(name: str) -> None:
     assert_values(parse_recipe(name), ACTIVE[name])
+
+
+@pytest.mark.parametrize("name", WHOLE_IMAGES)
+def test_a_recipe_for_whole_images_holds_the_published_values(name: str) -> None:
+    assert_values(parse_recipe(name), WHOLE_IMAGES[name])
 
 
 @pytest.mark.parametrize("name", ONLINE)

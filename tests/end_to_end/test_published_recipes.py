@@ -21,6 +21,7 @@ from data_loaders.decoding import write_label_png
 from networks import NetworkSpec, build
 from tests.distributed.launching import run_processes
 from tests.official_formats import (
+    mada_checkpoint,
     mit_imagenet_files,
     ripu_checkpoint,
     write_cityscapes,
@@ -38,6 +39,8 @@ PUBLISHED = sorted(
 )
 IMAGES = 3
 SMALL = ["--crop-size", "128,64", "--batch-size", "2", "--num-steps-stop", "2", "--backbone-weights", "none"]
+# Two of three images; two stages of one step; few pixels of random weights agree with a label.
+MADA = ["--budget", "2images", "--num-anchors", "2", "--stage-steps", "1,1", "--allow-absent-classes"]
 NO_ROWS_IGNORED = ["--ignore-top", "0", "--ignore-bottom", "0"]  # of crops smaller than the published rows
 HERE = ["--num-workers", "0", "--log-every", "1", "--device", "cpu", "--no-tensorboard"]
 
@@ -61,10 +64,12 @@ def test_a_published_recipe_trains_on_true_formats_and_sizes(name: str, tmp_path
     if "--lambda-kl-target 0.1" in expanded(name):
         words += ["--target-terms-start", "1"]
     if script == "train_al.py":
-        words += ["--select-iterations", "1"]
+        words += MADA if name.endswith("_mada") else ["--select-iterations", "1"]
     if script == "train_st.py":
         words += [*NO_ROWS_IGNORED, *self_training_files(name, data, tmp_path)]
-    if "frozen" in expanded(name):  # random weights without normalisation would grow beyond all bounds
+    if "frozen" in expanded(name) or name.endswith(
+        "_mada"
+    ):  # random weights without normalisation would grow beyond all bounds
         place = words.index("--backbone-weights")
         words[place : place + 2] = ["--restore-from", str(start_of(name, tmp_path / "start.pth"))]
     try:
@@ -82,6 +87,7 @@ def test_a_published_recipe_trains_on_true_formats_and_sizes(name: str, tmp_path
     assert all(value is not None and math.isfinite(value) for value in losses.values())
     assert ("loss/kl" in losses) == ("--target-terms-start" in words)
     assert ("loss/D_main" in losses) == (script == "train_ms.py")
+    assert ("loss/alignment" in losses) == name.endswith("_mada")
     assert ("loss/instance" in losses) == name.endswith("_dida")
     assert ("loss/masked" in losses) == name.endswith("_mic")
     print(f"{name}: {lines[1]['time/seconds']:.1f} s/iteration, peak {lines[1]['memory/peak_gib']:.1f} GiB")
@@ -90,6 +96,7 @@ def test_a_published_recipe_trains_on_true_formats_and_sizes(name: str, tmp_path
 def script_of(name: str) -> str:
     """The entry point that a recipe is for, by the end of its name."""
     endings = {"source_only": "train_source.py", "mrnet": "train_ms.py"}
+    endings |= {"_mada": "train_al.py", "_warmup_source": "train_source.py", "_warmup": "train_ms.py"}
     endings |= dict.fromkeys(("_daformer", "_deeplab", "_dida", "_dacs", "_mic"), "train_st.py")
     active = "train_al.py" if "_ripu_" in name or "_dwaca_" in name else "train_ft.py"
     return next((script for ending, script in endings.items() if name.endswith(ending)), active)
@@ -143,8 +150,12 @@ def self_training_files(name: str, data: Path, folder: Path) -> list[str]:
 
 def start_of(name: str, path: Path) -> Path:
     """A checkpoint in the originals' format that fits the recipe."""
+    num_classes = 16 if name.startswith("synthia") else 19
+    if name.endswith("_mada"):
+        torch.save(mada_checkpoint(num_classes), path)
+        return path
     architecture = "deeplab_v3plus" if "--network deeplab_v3plus" in expanded(name) else "deeplab_v2"
-    torch.save(ripu_checkpoint(architecture, 16 if name.startswith("synthia") else 19), path)
+    torch.save(ripu_checkpoint(architecture, num_classes), path)
     return path
 
 

@@ -105,7 +105,7 @@ class ToyLoop:
             self._remember()
         source, target = self.arrays["src_order"][iteration], self.arrays["tgt_order"][iteration]
         size = tuple(self.config["hw"])
-        bought = self.trainer.reader.bought
+        bought = self.trainer.rounds.reader.bought
         masks = [
             np.full(size, 255, np.uint8) if bought.size_of(f"{i}.png") is None else bought.mask(f"{i}.png")
             for i in target
@@ -199,7 +199,7 @@ def test_evaluations_and_class_weights(toy: ToyLoop) -> None:
     for iteration, expected in zip(toy.arrays["eval_iter"], toy.arrays["eval_iou"], strict=True):
         np.testing.assert_allclose(toy.evaluated[int(iteration)], expected, atol=1e-6)
     for number, expected in enumerate(toy.arrays["select_weights"]):
-        info = toy.trainer.store.round(number).info()
+        info = toy.trainer.rounds.store.round(number).info()
         assert info is not None
         np.testing.assert_allclose(info.class_weights, expected, rtol=1e-5, atol=1e-9)
 
@@ -207,7 +207,7 @@ def test_evaluations_and_class_weights(toy: ToyLoop) -> None:
 def test_masks_and_blocked_pixels_of_every_round(toy: ToyLoop) -> None:
     masks, active = toy.arrays["mask"], toy.arrays["active"]
     for number in range(len(masks)):
-        bought = toy.trainer.store.load(number + 1)
+        bought = toy.trainer.rounds.store.load(number + 1)
         for index in range(masks.shape[1]):
             name = f"{index}.png"
             np.testing.assert_array_equal(bought.mask(name), masks[number, index])

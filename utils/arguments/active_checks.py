@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from utils.arguments.anchored_checks import check_anchored, check_not_anchored
 from utils.arguments.parser import warn
 from utils.errors import UserError
 
@@ -17,10 +18,14 @@ def check_active(args: argparse.Namespace) -> None:
     Raises:
         UserError: two options contradict each other, or a round lies after the end.
     """
-    _fill_in(args)
-    _check_rounds(args)
-    _check_method(args)
-    _check_source_free(args)
+    if args.method == "mada":
+        check_anchored(args)
+    else:
+        check_not_anchored(args)
+        _fill_in(args)
+        _check_rounds(args)
+        _check_method(args)
+        _check_source_free(args)
     _check_people(args)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from utils.arguments import values
+from utils.arguments.anchored_options import add_anchored_arguments
 from utils.arguments.parser import Parser
 
 
@@ -15,15 +16,17 @@ def add_active_arguments(parser: Parser) -> None:
     _add_oracle_arguments(parser)
     _add_active_loss_arguments(parser)
     _add_class_weight_arguments(parser)
+    add_anchored_arguments(parser)
 
 
 def _add_method_arguments(parser: Parser) -> None:
     add = parser.add_argument_group("active learning").add_argument
     add(
         "--method",
-        choices=("ripu", "dwaca"),
+        choices=("ripu", "dwaca", "mada"),
         default="ripu",
-        help="dwaca weighs the uncertainty of each class by how badly it is segmented, before every round",
+        help="ripu and dwaca buy regions of every image; dwaca weighs the uncertainty of each class by how "
+        "badly it is segmented, before every round; mada buys whole images once, then trains in two stages",
     )
     add(
         "--setting",
@@ -44,9 +47,10 @@ def _add_query_arguments(parser: Parser) -> None:
     add(
         "--budget",
         default=None,
-        metavar="2.2%|40px",
+        metavar="2.2%|40px|148images",
         help="of every image over all rounds: a share of its pixels, or pixels counted at "
-        "--input-size-target (default: 2.2%%, with --method dwaca 5%%, with --setting pixel 40px)",
+        "--input-size-target; with --method mada a share or number of images "
+        "(default: 2.2%%, with --method dwaca and mada 5%%, with --setting pixel 40px)",
     )
     add(
         "--radius",
@@ -76,7 +80,7 @@ def _add_query_arguments(parser: Parser) -> None:
         "--score",
         choices=("published", "entropy", "random"),
         default="published",
-        help="what regions are ranked by: the method's score, or a baseline",
+        help="what regions or images are ranked by: the method's score, or a baseline",
     )
     add(
         "--query-pictures",

@@ -8,6 +8,7 @@ import json
 from typing import Any
 
 from utils.arguments.active_checks import check_active
+from utils.arguments.anchored_checks import fill_in_anchored, is_anchored, settle_steps
 from utils.arguments.commands import fits_machines, torchrun_command, with_option
 from utils.arguments.parser import warn
 from utils.arguments.self_training_checks import check_self_training
@@ -26,14 +27,20 @@ FREE_TO_CHANGE = frozenset(
         "snapshot_dir", "resume", "save_pred_every", "keep_snapshots", "log_every", "evaluate_every",
         "pictures_every", "tensorboard", "device", "timeout_seconds",
         "label_info", "accept_partial", "seconds_per_decision", "query_pictures",
-        "class_statistics",
+        "class_statistics", "stop_after", "allow_absent_classes", "published_vectors",
     }
 )  # fmt: skip
 
 # May differ too once the folder has a snapshot, which then fills the network in their place.
 USED_AT_START = frozenset(
-    {"restore_from", "restore_weights", "backbone_weights", "annotations_from", "instance_bank"}
-)
+    {
+        "restore_from", "restore_weights", "backbone_weights", "annotations_from", "instance_bank",
+        "source_anchors", "source_vectors", "image_list", "labelled_list", "target_anchors",
+    }
+)  # fmt: skip
+
+# The architectures' own, so that a run folder says what it is; one without the option takes no notice.
+_OUTPUT_STRIDES = {"mada_v3plus": 16}
 
 
 def check_arguments(args: argparse.Namespace) -> None:
@@ -42,6 +49,10 @@ def check_arguments(args: argparse.Namespace) -> None:
     Raises:
         UserError: two options contradict each other.
     """
+    if is_anchored(args):
+        fill_in_anchored(args)
+    if hasattr(args, "output_stride") and args.output_stride is None:
+        args.output_stride = _OUTPUT_STRIDES.get(args.network, 8)
     _check_steps(args)
     if hasattr(args, "pseudo_threshold"):
         check_self_training(args)
@@ -59,10 +70,14 @@ def check_arguments(args: argparse.Namespace) -> None:
 def free_to_change(args: argparse.Namespace) -> frozenset[str]:
     """The options that may differ when the run folder of these arguments is continued.
 
-    What is measured steers the training where DWACA takes its class weights from the evaluation.
+    What is measured steers the training where DWACA takes its class weights from the evaluation, and where
+    MADA's second stage starts from the best weights of the first.
     """
+    measured = {"protocol", "evaluation_list", "evaluation_split"}
     if getattr(args, "class_weights_from", "none") == "validation":
-        return FREE_TO_CHANGE - {"protocol", "evaluation_list", "evaluation_split"}
+        return FREE_TO_CHANGE - measured
+    if is_anchored(args) and args.stage_2_from == "best":
+        return FREE_TO_CHANGE - measured - {"evaluate_every"}
     return FREE_TO_CHANGE
 
 
@@ -165,6 +180,9 @@ def _check_start(args: argparse.Namespace) -> None:
 def _check_steps(args: argparse.Namespace) -> None:
     if not hasattr(args, "num_steps_stop"):
         return
+    if is_anchored(args):
+        settle_steps(args)
+        return
     if args.num_steps_stop is None:
         args.num_steps_stop = args.num_steps
     if args.num_steps_stop > args.num_steps:
@@ -227,7 +245,8 @@ def _check_target_terms(args: argparse.Namespace) -> None:
     if (args.lambda_adv_target1 > 0) != (args.lambda_adv_target2 > 0):
         warn(
             f"--lambda-adv-target1 {args.lambda_adv_target1:g} with --lambda-adv-target2 "
-            f"{args.lambda_adv_target2:g}: the discriminators are trained only when both are above 0"
+            f"{args.lambda_adv_target2:g}: the discriminators of two heads are trained only when both are "
+            "above 0"
         )
     elif _discriminators_rest(args) and _given(args, "learning_rate_D"):
         warn("--learning-rate-D has no effect: --lambda-adv-target1 and 2 are 0, no discriminator is trained")

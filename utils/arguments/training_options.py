@@ -96,8 +96,8 @@ def add_network_arguments(parser: Parser) -> None:
         "--output-stride",
         type=values.positive_int,
         choices=(8, 16, 32),
-        default=8,
-        help="image pixels per logit, per axis",
+        default=None,
+        help="image pixels per value of the backbone's last map, per axis (default: 8, in mada_v3plus 16)",
     )
     parser.add_original("--model", "no effect: see --network", _only_deeplab)
 

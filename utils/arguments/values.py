@@ -132,6 +132,15 @@ def iterations(text: str) -> tuple[int, ...]:
     return chosen
 
 
+def stage_steps(text: str) -> tuple[int, int]:
+    """Steps of two stages from `37150,37150`, each at least 1."""
+    parts = text.split(",")
+    if len(parts) != 2:
+        raise ArgumentTypeError(f"must be STEPS,STEPS of the two stages such as 37150,37150; got {text!r}")
+    first, second = (positive_int(part.strip()) for part in parts)
+    return first, second
+
+
 def boolean_word(text: str) -> bool:
     """True or False from True/False, 1/0, on/off or yes/no in any case."""
     word = text.lower()

@@ -22,6 +22,7 @@ from tests.toy_annotation import (
     SMALL_CROPS,
     answer,
     asked,
+    asked_whole,
     export,
     image_of,
     random_picks,
@@ -35,6 +36,7 @@ ROUNDS: dict[str, Callable[[], RoundQueries]] = {
     "5x5 squares": lambda: asked([random_picks(25), random_picks(9, seed=1)], 2),
     "an exhausted image": lambda: asked([[[1, 1], [9, 9], [0, 0], [0, 0], [0, 0]], [[5, 5]]], 1),
     "whole images": lambda: asked([[[30, 40]], [[0, 0]]], 100),
+    "whole images of a round of such": lambda: asked_whole((60, 90), (1, 7)),
     "images of one row and column": lambda: asked([[[0, 3], [0, 8]], [[7, 0]]], 1, sizes=[(1, 9), (8, 1)]),
     "an image without picks": lambda: asked([[], [[5, 5], [20, 30]]], 1),
 }

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from toy_rounds import CLASSES, NAMES, SIZES, toy_info, toy_queries, toy_query
+from toy_rounds import CLASSES, NAMES, SIZES, toy_info, toy_queries, toy_query, whole_queries
 
 from selection.oracles import GroundTruthOracle
 from selection.rounds import RoundQueries
@@ -66,3 +66,10 @@ def test_a_label_of_another_size_is_refused() -> None:
     oracle = GroundTruthOracle(lambda name: np.zeros((5, 4), np.uint8))
     with pytest.raises(UserError, match=rf"the label of {NAMES[0]} has 4x5 pixels but the image has 5x4"):
         oracle.answer_image(query, 1)
+
+
+def test_a_whole_image_is_answered_by_its_label() -> None:
+    queries = whole_queries()
+    classes = GroundTruthOracle(truth).answer_round(queries)
+    expected = np.concatenate([truth(query.name).ravel() for query in queries.images])
+    np.testing.assert_array_equal(classes, expected)

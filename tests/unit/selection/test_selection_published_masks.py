@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from toy_rounds import CLASSES, NAMES, SIZES, fill_store
+from toy_rounds import CLASSES, NAMES, SIZES, fill_store, toy_classes, whole_queries
 
 from selection import published_masks
 from selection.store import AnnotationStore
@@ -183,3 +183,17 @@ def test_a_half_copied_folder_imports_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"other_gtFine_labelIds\.png is missing"):
         store.import_annotations(published_masks.import_folder(tmp_path, [NAME, "other.png"], CLASSES))
     assert not (tmp_path / "queries").exists()
+
+
+def test_whole_images_are_exported_and_read_back(tmp_path: Path) -> None:
+    store, queries = AnnotationStore(tmp_path / "queries"), whole_queries()
+    store.round(0).begin(queries.info)
+    store.round(0).write_queries(queries)
+    store.round(0).write_labels(toy_classes(queries))
+    bought = store.load(1)
+    assert published_masks.export_store(bought, NAMES, tmp_path) == 2  # the third was not asked about
+    for query in queries.images:
+        found = published_masks.read(tmp_path, query.name, CLASSES)
+        np.testing.assert_array_equal(found.mask, bought.mask(query.name))
+        assert found.active.all()
+        assert found.selected.all()

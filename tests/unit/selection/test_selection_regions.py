@@ -9,6 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from selection.queries import WHOLE_IMAGE, queried_pixels, whole_image_pick
 from selection.regions import candidate_count, peel, scan, select_regions, squares
 
 CHOICES = pytest.mark.parametrize("choose", [scan, peel], ids=["scan", "peel"])
@@ -144,3 +145,23 @@ def test_a_device_picks_what_the_cpu_picks(count: int, radius: int) -> None:
     picks = select_regions(score.cuda(), None, count, exclusion_radius=radius)
     assert picks.device.type == "cuda"
     assert torch.equal(picks.cpu(), select_regions(score, None, count, exclusion_radius=radius))
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (8, 5), (30, 40)])
+def test_squares_as_large_as_the_image_are_the_image(size: tuple[int, int]) -> None:
+    everything = np.arange(size[0] * size[1])
+    for pick in ([0, 0], [size[0] - 1, size[1] - 1], whole_image_pick(size)[0].tolist()):
+        picks = np.array([pick], np.uint16)
+        for radius in (max(size) - 1, max(size), WHOLE_IMAGE):
+            found = queried_pixels(picks, radius, size)
+            assert found.dtype == np.int64
+            np.testing.assert_array_equal(found, everything)
+            assert squares(picks, radius, size).all()
+    assert not squares(np.zeros((0, 2), np.uint16), WHOLE_IMAGE, size).any()
+    assert len(queried_pixels(np.zeros((0, 2), np.uint16), 3, size)) == 0
+
+
+def test_the_largest_radius_that_does_not_cover_the_image_is_cut() -> None:
+    picks, size = np.array([[0, 0]], np.uint16), (30, 40)
+    np.testing.assert_array_equal(np.flatnonzero(squares(picks, 38, size)), queried_pixels(picks, 38, size))
+    assert not squares(picks, 38, size).all()

@@ -10,15 +10,25 @@ from urllib.parse import unquote
 
 import numpy as np
 import pytest
-from toy_rounds import CLASSES, NAMES, fill_store, toy_classes, toy_info, toy_queries, toy_query
+from toy_rounds import (
+    CLASSES,
+    NAMES,
+    fill_store,
+    toy_classes,
+    toy_info,
+    toy_queries,
+    toy_query,
+    whole_queries,
+)
 
 from selection import report
+from selection.queries import WHOLE_IMAGE
 from selection.report import RoundSummary
 from selection.rounds import ImageQuery, RoundQueries
 from selection.store import AnnotationStore
 from utils.class_spaces import class_space
 from utils.errors import UserError
-from utils.pictures import write_png
+from utils.pictures import colorize, write_png
 
 PALETTE = class_space("cityscapes19").palette
 
@@ -178,6 +188,35 @@ def test_neighbours_drawn_larger_do_not_hide_each_other() -> None:
     )
     bought = sheet[26:, 4 + 3 * 388 :]  # half the size
     assert [tuple(bought[200, column].tolist()) for column in (200, 201)] == [PALETTE[0], PALETTE[13]]
+
+
+@pytest.mark.parametrize("is_answered", [True, False])
+def test_the_picture_of_a_whole_image_shows_the_prediction_and_what_was_bought(is_answered: bool) -> None:
+    (query,) = whole_queries(NAMES[:1]).images  # 30 x 40
+    answered = np.full(query.size, 13, np.uint8)
+    answered[:10] = 255
+    sheet = report.picks_picture(
+        np.full((30, 40, 3), 100, np.uint8),
+        np.zeros((30, 40)),
+        query,
+        WHOLE_IMAGE,
+        answered=answered.ravel() if is_answered else None,
+        palette=PALETTE,
+    )
+    shown = 4 if is_answered else 3
+    assert sheet.shape == (60, 44 * shown + 4, 3)
+    _, _, predicted, *bought = (sheet[26:56, 4 + i * 44 :][:, :40] for i in range(shown))
+    np.testing.assert_array_equal(predicted, colorize(query.predicted.reshape(30, 40), PALETTE))
+    for picture in bought:
+        np.testing.assert_array_equal(picture, colorize(answered, PALETTE))
+
+
+def test_a_round_of_whole_images_is_counted() -> None:
+    queries = whole_queries()
+    summary = report.round_summary(queries, queries.predicted, CLASSES)
+    assert (summary.decisions, summary.info.images, summary.exhausted) == (2, 2, ())
+    assert summary.pixels == summary.labelled == summary.agreeing == 30 * 40 + 31 * 57
+    assert summary.per_class == summary.predicted_per_class
 
 
 # The page.

@@ -9,7 +9,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from toy_rounds import NAMES, SIZES, fill_store, toy_classes, toy_images, toy_info, toy_query
+from toy_rounds import (
+    NAMES,
+    SIZES,
+    fill_store,
+    toy_classes,
+    toy_images,
+    toy_info,
+    toy_query,
+    whole_queries,
+)
 
 from selection.imported import PublishedAnnotation
 from selection.rounds import ImageQuery, RoundQueries
@@ -236,3 +245,55 @@ def test_damaged_imported_annotations_are_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-50])
     with pytest.raises(UserError, match=r"imported\.npz is damaged .*import the folder again"):
         store.load(0)
+
+
+def test_whole_images_are_bought_pixel_by_pixel(tmp_path: Path) -> None:
+    store, queries = AnnotationStore(tmp_path), whole_queries()
+    folder = store.round(0)
+    folder.begin(queries.info)
+    for query in queries.images:
+        folder.write_part([query])
+    folder.write_queries(folder.assemble([query.name for query in queries.images]))
+    classes = toy_classes(queries)
+    folder.write_labels(classes)
+    bought = store.load(1)
+    for query in queries.images:
+        expected = classes[queries.slice_of(query.name)].reshape(query.size)
+        np.testing.assert_array_equal(bought.mask(query.name), expected)
+        assert bought.selected(query.name).all()
+        assert bought.blocked(query.name).all()
+    assert bought.size_of(NAMES[2]) is None
+    assert store.round(0).queries().info.whole_images
+    assert bought.names_with_labels() == NAMES[:2]
+
+
+def test_images_without_any_label_are_not_among_those_with_labels(tmp_path: Path) -> None:
+    store = AnnotationStore(tmp_path)
+    assert store.load(0).names_with_labels() == ()
+    for number, (names, ignored) in enumerate([((NAMES[1], NAMES[0]), NAMES[0]), ((NAMES[2],), "")]):
+        queries = whole_queries(names, number=number)
+        classes = np.full(queries.pixels, 3, np.uint8)
+        if ignored:
+            classes[queries.slice_of(ignored)] = 255
+        store.round(number).begin(queries.info)
+        store.round(number).write_queries(queries)
+        store.round(number).write_labels(classes)
+    assert store.load(2).names_with_labels() == (NAMES[1], NAMES[2])
+    assert store.load(1).names_with_labels() == (NAMES[1],)
+
+
+def test_a_label_that_a_later_answer_ignores_is_none(tmp_path: Path) -> None:
+    store = AnnotationStore(tmp_path)
+    for number, value in enumerate((3, 255)):
+        queries = whole_queries(NAMES[:1], number=number)
+        store.round(number).begin(queries.info)
+        store.round(number).write_queries(queries)
+        store.round(number).write_labels(np.full(queries.pixels, value, np.uint8))
+    assert store.load(1).names_with_labels() == NAMES[:1]
+    assert store.load(2).names_with_labels() == ()
+
+
+def test_imported_labels_count_as_labels(tmp_path: Path) -> None:
+    store = AnnotationStore(tmp_path)
+    store.import_annotations(annotations())
+    assert store.load(0).names_with_labels() == NAMES[:2]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from selection.queries import WHOLE_IMAGE, whole_image_pick
 from selection.rounds import ImageQuery, RoundInfo, RoundQueries
 from selection.store import AnnotationStore
 
@@ -58,6 +59,15 @@ def toy_queries(number: int = 0, **changes: object) -> RoundQueries:
     """The queries of a round."""
     info = toy_info(number, **changes)
     return RoundQueries(info, toy_images(info))
+
+
+def whole_queries(names: Sequence[str] = NAMES[:2], **changes: object) -> RoundQueries:
+    """A round that asks about these toy images as a whole."""
+    settings = {"method": "mada", "setting": "image", "budget": "5%", "rounds": 1, "images": len(names)}
+    info = toy_info(**{"label_radius": WHOLE_IMAGE, "exclusion_radius": WHOLE_IMAGE, **settings, **changes})
+    sizes = [SIZES[NAMES.index(name)] for name in names]
+    picks = [whole_image_pick(size) for size in sizes]
+    return RoundQueries(info, list(map(toy_query, names, sizes, picks, [info] * len(names))))
 
 
 def toy_classes(queries: RoundQueries) -> np.ndarray:

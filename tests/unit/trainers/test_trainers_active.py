@@ -20,8 +20,9 @@ from tests.toy_active import SPACE, ArrayImages, DrawnImages, active_trainer, pi
 from tests.toy_training import assert_same, copied_state, drawn_batch, run_in
 from tests.toy_training import small_network as two_head_network
 from trainers import query_round
-from trainers.active import ActiveSettings, ActiveStep, ActiveTrainer, AnnotationState, dropout_is_active
+from trainers.active import ActiveSettings, ActiveStep, ActiveTrainer, dropout_is_active
 from trainers.loop_settings import Interrupted
+from trainers.query_rounds import AnnotationState
 from trainers.supervised import upsampled_logits
 from utils import snapshots
 from utils.class_spaces import IGNORE_LABEL
@@ -108,9 +109,9 @@ class TestAnnotationState:
     def test_survives_a_snapshot_and_knows_its_annotations(self, tmp_path: Path) -> None:
         trainer = active_trainer(tmp_path)
         trainer.fit()
-        store = trainer.store
+        store = trainer.rounds.store
         copy = AnnotationState()
-        copy.load_state_dict(trainer.annotations.state_dict())
+        copy.load_state_dict(trainer.rounds.state.state_dict())
         assert int(copy.rounds) == 2
         assert copy.is_of(store.load(2))
         assert not copy.is_of(store.load(1))
@@ -120,12 +121,12 @@ class TestRounds:
     def test_are_held_after_their_iterations_and_train_what_follows(self, tmp_path: Path) -> None:
         trainer = active_trainer(tmp_path, settings={"select_iterations": (1, 3)})
         assert trainer.fit() == 0
-        infos = [trainer.store.round(number).info() for number in range(2)]
+        infos = [trainer.rounds.store.round(number).info() for number in range(2)]
         assert [info.iteration for info in infos] == [1, 3]
         assert [info.number for info in infos] == [0, 1]
         assert infos[0].images == 8
-        assert not trainer.store.round(2).folder.exists()
-        assert trainer.reader.bought.rounds == 2
+        assert not trainer.rounds.store.round(2).folder.exists()
+        assert trainer.rounds.reader.bought.rounds == 2
 
     def test_bought_labels_reach_loader_processes(self, tmp_path: Path) -> None:
         """These have loaded unlabelled images ahead by then."""
@@ -142,7 +143,7 @@ class TestRounds:
         trainer.next_batches = next_batches
         trainer.fit()
         assert (seen[0].label == IGNORE_LABEL).all()
-        bought = trainer.store.load(1)
+        bought = trainer.rounds.store.load(1)
         for batch in seen[1:]:
             for name, label in zip(batch.names, batch.label, strict=True):
                 assert np.array_equal(label.numpy(), bought.mask(name))
@@ -151,8 +152,8 @@ class TestRounds:
     def test_later_rounds_ask_elsewhere(self, tmp_path: Path) -> None:
         trainer = active_trainer(tmp_path, query={"budget": Budget.parse("20%")})
         trainer.fit()
-        blocked = trainer.store.load(1)
-        for query in trainer.store.round(1).queries().images:
+        blocked = trainer.rounds.store.load(1)
+        for query in trainer.rounds.store.round(1).queries().images:
             before = blocked.blocked(query.name)
             assert not any(before[row, column] for row, column in query.picks)
 
@@ -163,16 +164,16 @@ class TestRounds:
         first.fit()
         monkeypatch.setattr(query_round, "select_image", lambda *args, **options: pytest.fail("again"))
         again = active_trainer(tmp_path)
-        monkeypatch.setattr(again.oracle, "answer", lambda *args: pytest.fail("asked again"))
+        monkeypatch.setattr(again.rounds.oracle, "answer", lambda *args: pytest.fail("asked again"))
         again.fit()
         assert_same(copied_state(again.network), copied_state(first.network))
         assert picks_of(again, range(2)) == picks_of(first, range(2))
 
     def test_stop_in_the_selection_ends_the_round_with_nothing_asked(self, tmp_path: Path) -> None:
         trainer = active_trainer(tmp_path)
-        trainer.query.stop = lambda: True
+        trainer.rounds.query.stop = lambda: True
         assert isinstance(trainer.run_round(0, 2), Interrupted)
-        assert trainer.store.round(0).queries() is None
+        assert trainer.rounds.store.round(0).queries() is None
 
     def test_selection_leaves_the_network_as_it_was(self, tmp_path: Path) -> None:
         trainer = active_trainer(tmp_path)
@@ -185,16 +186,16 @@ class TestRounds:
 
     def test_rounds_of_another_run_are_refused_at_the_start(self, tmp_path: Path) -> None:
         active_trainer(tmp_path).fit()
-        active_trainer(tmp_path).check_rounds()
+        active_trainer(tmp_path).rounds.check((2, 4))
         other = active_trainer(tmp_path, query={"seed": 7})
         with pytest.raises(UserError, match=r"round_00 belongs to another run.* seed is 0 there and 7 here"):
-            other.check_rounds()
+            other.rounds.check((2, 4))
         other = active_trainer(tmp_path, settings={"select_iterations": (2, 5)})
         with pytest.raises(UserError, match=r"round_01.* iteration is 4 there and 5 here"):
-            other.check_rounds()
+            other.rounds.check((2, 5))
 
     def test_check_of_the_rounds_begins_none(self, tmp_path: Path) -> None:
-        active_trainer(tmp_path / "queries").check_rounds()
+        active_trainer(tmp_path / "queries").rounds.check((2, 4))
         assert list(tmp_path.iterdir()) == []
 
 
@@ -214,24 +215,26 @@ class TestClassWeights:
             tmp_path, "source", class_evaluator=lambda network: scores(road=80.0, car=40.0)
         )
         trainer.run_round(0, 2)
-        weights = dict(zip(SPACE.class_names, trainer.store.round(0).info().class_weights, strict=True))
+        weights = dict(
+            zip(SPACE.class_names, trainer.rounds.store.round(0).info().class_weights, strict=True)
+        )
         assert weights["road"] < weights["car"] < 1e-4
         assert all(weight == 1 for name, weight in weights.items() if name not in ("road", "car"))
         assert "IoU 0 of sidewalk" in caplog.text
 
     def test_of_a_round_that_has_begun_are_not_measured_again(self, tmp_path: Path) -> None:
         first = self.trainer(tmp_path, "source", class_evaluator=lambda network: scores(road=80.0))
-        first.query.stop = lambda: True
+        first.rounds.query.stop = lambda: True
         assert isinstance(first.run_round(0, 2), Interrupted)
-        begun = first.store.round(0).info()
+        begun = first.rounds.store.round(0).info()
         again = self.trainer(tmp_path, "source", class_evaluator=lambda network: pytest.fail("again"))
         assert again.run_round(0, 2) is None
-        assert again.store.round(0).queries().info == begun
+        assert again.rounds.store.round(0).queries().info == begun
 
     def test_measurement_that_is_cut_short_begins_no_round(self, tmp_path: Path) -> None:
         trainer = self.trainer(tmp_path, "source", class_evaluator=lambda network: None)
         assert isinstance(trainer.run_round(0, 2), Interrupted)
-        assert trainer.store.round(0).info() is None
+        assert trainer.rounds.store.round(0).info() is None
 
     def test_from_validation_the_evaluation_is_saved_before_the_round(self, tmp_path: Path) -> None:
         seen = []
@@ -254,14 +257,14 @@ class TestClassWeights:
         calls = []
 
         def measure(network: torch.nn.Module) -> Mapping[str, float]:
-            calls.append(trainer.reader.bought.rounds)
+            calls.append(trainer.rounds.reader.bought.rounds)
             return scores(road=80.0)
 
         trainer = self.trainer(tmp_path, "labelled", class_evaluator=measure)
         trainer.run_round(0, 2)
         trainer.run_round(1, 4)
         assert calls == [1]
-        assert trainer.store.round(0).info().class_weights == (1.0,) * 19
+        assert trainer.rounds.store.round(0).info().class_weights == (1.0,) * 19
 
 
 class TestResume:
@@ -275,8 +278,8 @@ class TestResume:
         first = self.saved(tmp_path)
         again = active_trainer(tmp_path / "queries")
         again.load_state(first.state())
-        assert again.reader.bought.digest == first.reader.bought.digest
-        assert again.reader.bought.rounds == 2
+        assert again.rounds.reader.bought.digest == first.rounds.reader.bought.digest
+        assert again.rounds.reader.bought.rounds == 2
 
     def test_other_answers_are_refused(self, tmp_path: Path) -> None:
         state = self.saved(tmp_path).state()
@@ -309,7 +312,7 @@ def test_images_of_several_sizes(tmp_path: Path) -> None:
             return image, (height, width) if name != "1.png" else (2 * height, 2 * width)
 
     trainer = active_trainer(tmp_path, images=TwoSizes(DrawnImages(seed=1).images))
-    queries = trainer._queries(trainer.store.round(0), 0, 2)
+    queries = trainer.rounds.select(0, 2)
     small, large = queries["0.png"], queries["1.png"]
     assert (small.size, large.size) == ((33, 48), (66, 96))
     assert len(large.picks) == pytest.approx(4 * len(small.picks), abs=4)

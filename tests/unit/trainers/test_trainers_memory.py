@@ -202,7 +202,52 @@ class TestDiscriminators:
         assert all(parameter.requires_grad for parameter in parameters)
 
 
-@pytest.mark.parametrize("kind", ["mrnet", "rectified"])
-def test_network_with_one_head_is_refused(kind: str) -> None:
-    with pytest.raises(UserError, match="--network deeplab_oracle has one; use --network deeplab_two_head"):
-        make_trainer(kind, network=small_network(architecture="deeplab_oracle"))
+class TestOneHead:
+    """A network with one head has that head's terms, its own discriminator, and nothing that compares two."""
+
+    def make(self, **settings: float) -> Trainer:
+        network = small_network(architecture="deeplab_oracle")
+        return make_trainer(network=network, settings={"lambda_kl_target": 0.0, **settings})
+
+    def test_terms_and_learners(self) -> None:
+        trainer = self.make(lambda_me_target=0.1)
+        expected = {"loss/seg_main", "loss/adv_main", "loss/entropy", "loss/D_main", "loss/D_penalty"}
+        assert terms_at(trainer, 0) == expected
+        assert set(trainer.optimizers) == set(trainer.learning_rates(0)) == {"segmentation", "D_main"}
+        assert set(trainer.state()["method_state"]) == {"class_weights", "D_main"}
+
+    def test_loss_is_the_sum_of_its_weighted_terms(self) -> None:
+        output = (
+            self.make(lambda_me_target=0.1, lambda_adv_target2=0.5).steps[0].module(drawn_batches(), {}, 0)
+        )
+        terms = output.terms
+        expected = terms["loss/seg_main"] + 0.5 * terms["loss/adv_main"] + 0.1 * terms["loss/entropy"]
+        torch.testing.assert_close(output.loss.detach(), expected)
+        assert set(output.carried) == {"real", "fake_main"}
+
+    def test_discriminator_sees_the_predictions_of_source_and_target(self) -> None:
+        trainer = self.make()
+        step = trainer.steps[0].module
+        carried = step(drawn_batches(), {}, 0).carried
+        for name, domain in (("real", "source"), ("fake_main", "target")):
+            _, logits = step.predict(drawn_batches()[domain].image)
+            torch.testing.assert_close(carried[name], logits.detach().softmax(1))
+
+    def test_weight_of_the_missing_head_decides_nothing(self) -> None:
+        with_weight, without = self.make(), self.make(lambda_adv_target1=0.0)
+        for trainer in (with_weight, without):
+            trainer.run_iteration(0, [drawn_batches()])
+        assert_same(with_weight.network.state_dict(), without.network.state_dict())
+        assert not self.make(lambda_adv_target2=0.0).settings.ever_uses_target
+
+    def test_memory_regularization_is_refused(self) -> None:
+        message = "--lambda-kl-target 0.1.*--network deeplab_oracle has one; give 0"
+        with pytest.raises(UserError, match=message):
+            self.make(lambda_kl_target=0.1)
+
+    def test_rectifying_is_refused(self) -> None:
+        network = small_network(architecture="deeplab_oracle")
+        with pytest.raises(
+            UserError, match=r"--pseudo-label-loss rectified.*--network deeplab_oracle has one"
+        ):
+            make_trainer("rectified", network=network)

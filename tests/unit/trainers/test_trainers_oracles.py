@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from selection.rounds import UNANSWERED, RoundFolder, RoundQueries
-from tests.unit.selection.toy_rounds import NAMES, SIZES, toy_classes, toy_queries
+from tests.unit.selection.toy_rounds import NAMES, SIZES, toy_classes, toy_queries, whole_queries
 from trainers.loop_settings import Interrupted, WaitForLabels
 from trainers.oracles import PeopleOracle, TruthOracle
 from utils.class_spaces import IGNORE_LABEL
@@ -117,3 +117,11 @@ class TestPeople:
             assert "--accept-partial" in outcome.text
             assert "`python annotate.py status runs/a --list` lists them" in outcome.text
             assert not folder.has_labels()
+
+    def test_whole_images_are_asked_as_such(self, tmp_path: Path) -> None:
+        queries, folder = whole_queries(), RoundFolder(tmp_path)
+        folder.begin(queries.info)
+        folder.write_queries(queries)
+        outcome = PeopleOracle("runs/a", "about 3 h").answer(folder, queries)
+        assert isinstance(outcome, WaitForLabels)
+        assert outcome.text.startswith("people are to label 2 whole images (about 3 h), nothing is answered")

@@ -15,7 +15,15 @@ from selection.report import picture_path
 from selection.rounds import ImageQuery, RoundFolder, RoundQueries
 from selection.store import AnnotationStore
 from tests.toy_training import run_in
-from tests.unit.selection.toy_rounds import NAMES, SIZES, fill_store, toy_info, toy_query
+from tests.unit.selection.toy_rounds import (
+    NAMES,
+    SIZES,
+    fill_store,
+    toy_classes,
+    toy_info,
+    toy_query,
+    whole_queries,
+)
 from trainers.query_reports import report_round, write_score_map
 from utils.class_spaces import IGNORE_LABEL, class_space
 
@@ -87,6 +95,19 @@ def test_run_logs_shares_counts_and_pictures(tmp_path: Path) -> None:
     agreement = np.mean(queries.predicted[known] == classes[known])
     assert line["queries/agreement"] == pytest.approx(100 * agreement)
     assert len(list((tmp_path / "run" / "pictures").iterdir())) == 1
+
+
+def test_a_round_of_whole_images_says_so(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store, queries = AnnotationStore(tmp_path / "queries"), whole_queries()
+    store.round(0).begin(queries.info)
+    store.round(0).write_queries(queries)
+    store.round(0).write_labels(toy_classes(queries))
+    with run_in(tmp_path / "run") as run, caplog.at_level(logging.INFO):
+        report(store, queries, run=run)
+    assert f"round 1 of 1: 2 whole images, {queries.pixels} pixels bought" in caplog.text
+    line = json.loads((tmp_path / "run" / "metrics.jsonl").read_text())
+    assert line["queries/images"] == 2
+    assert "queries/regions" not in line
 
 
 def one_image(folder: RoundFolder, picks: list[tuple[int, int]], label: int) -> RoundQueries:

@@ -96,7 +96,7 @@ def test_nothing_is_written(wired: Wired) -> None:
 def test_size_of_the_images_that_are_scored(
     wired: Wired, words: list[str], expected: tuple[int, int]
 ) -> None:
-    image, size = wired.trainer(*words).query.images.network_input(
+    image, size = wired.trainer(*words).rounds.query.images.network_input(
         "aachen/aachen_000000_000019_leftImg8bit.png"
     )
     assert tuple(image.shape) == (3, *expected[::-1])
@@ -105,7 +105,7 @@ def test_size_of_the_images_that_are_scored(
 
 class TestOracle:
     def test_truth_reads_the_labels_of_the_target(self, wired: Wired) -> None:
-        oracle = wired.trainer().oracle
+        oracle = wired.trainer().rounds.oracle
         assert isinstance(oracle, TruthOracle)
         label = oracle.oracle.read_label("aachen/aachen_000000_000019_leftImg8bit.png")
         assert label.shape == SIZE[::-1]
@@ -117,12 +117,12 @@ class TestOracle:
         words = ["--oracle", "people", "--setting", "pixel", "--budget", "40px", "--radius", 1]
         with caplog.at_level("INFO"):
             trainer = wired.trainer(*words, "--seconds-per-decision", 36)
-        assert isinstance(trainer.oracle, PeopleOracle)
+        assert isinstance(trainer.rounds.oracle, PeopleOracle)
         assert "40 decisions per image, 120 for 3 images" in caplog.text
         assert "1.2 h" in caplog.text
-        assert trainer.oracle.price in caplog.text
-        assert trainer.oracle.run == str(wired.folder)
-        assert not trainer.oracle.accept_partial
+        assert trainer.rounds.oracle.price in caplog.text
+        assert trainer.rounds.oracle.run == str(wired.folder)
+        assert not trainer.rounds.oracle.accept_partial
 
 
 class TestClassEvaluator:
@@ -164,7 +164,7 @@ class TestClassEvaluator:
                 read.append(item.name)
                 return np.full(SIZE[::-1], 3, np.uint8)
 
-        monkeypatch.setattr(type(trainer.reader), "__call__", lambda reader, item: Noted()(item))
+        monkeypatch.setattr(type(trainer.rounds.reader), "__call__", lambda reader, item: Noted()(item))
         scored = trainer.class_evaluator(trainer.network)
         assert len(read) == 3
         assert set(scored) >= {"val/miou", "val/iou/wall"}
@@ -192,11 +192,11 @@ class TestRunFolder:
 
 def test_stop_signals_reach_the_rounds(wired: Wired, monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = wired.trainer()
-    assert not trainer.query.stop()
-    assert not trainer.oracle.stop()
+    assert not trainer.rounds.query.stop()
+    assert not trainer.rounds.oracle.stop()
     monkeypatch.setattr("utils.stopping.requested", lambda: "SIGTERM")
-    assert trainer.query.stop()
-    assert trainer.oracle.stop()
+    assert trainer.rounds.query.stop()
+    assert trainer.rounds.oracle.stop()
 
 
 def test_streams_of_both_domains_or_of_the_target_alone(wired: Wired, tmp_path: Path) -> None:

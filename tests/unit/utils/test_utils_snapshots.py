@@ -199,7 +199,7 @@ def names(folder: Path) -> list[str]:
 
 def test_rotation_keeps_the_newest_and_the_best(tmp_path: Path) -> None:
     folder = snapshots.SnapshotFolder(tmp_path, keep=2)
-    folder.mark_best(folder.write(state(), 10), "selected on target val, mIoU 45.20")
+    folder.mark("best", folder.write(state(), 10), "selected on target val, mIoU 45.20")
     for iteration in (20, 30, 40):
         folder.write(state(), iteration)
     assert names(tmp_path) == ["iteration_0000010.pth", "iteration_0000030.pth", "iteration_0000040.pth"]
@@ -261,7 +261,7 @@ def test_files_run_folders_and_pointers_resolve_to_the_snapshot(tmp_path: Path) 
     folder = snapshots.SnapshotFolder(tmp_path, keep=3)
     first = folder.write(state(), 10)
     second = folder.write(state(), 20)
-    folder.mark_best(first, "selected on target val")
+    folder.mark("best", first, "selected on target val")
     assert snapshots.resolve(first) == first
     assert snapshots.resolve(tmp_path) == second
     assert snapshots.resolve(tmp_path / "last") == second

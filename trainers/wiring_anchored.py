@@ -1,0 +1,400 @@
+"""From parsed arguments to what MADA takes: its files, whole-image queries, anchors, stages."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_loaders.dataset import SegmentationDataset
+from data_loaders.decoding import read_image
+from data_loaders.discovery import FileList
+from data_loaders.scaled_crops import ScaledCropTransform
+from data_loaders.streams import SampleStream
+from data_loaders.transforms import TrainingTransform
+from networks.segmentation import SegmentationNetwork
+from selection import budget as budgets
+from selection.anchor_files import read_centroids, read_list, read_vectors
+from selection.budget import Budget
+from selection.store import AnnotationStore
+from trainers import wiring, wiring_active, wiring_data
+from trainers.anchored import AnchoredSettings
+from trainers.anchored_stages import StagedTrainer, StagePlan
+from trainers.domain_anchors import DomainAnchors, anchors_from_vectors, check_count
+from trainers.image_round import ImageQuerySettings, ImageRound
+from trainers.oracles import PeopleOracle
+from trainers.query_rounds import Oracle, QueryRounds
+from trainers.shared_folder import check_is_shared
+from trainers.source_order import SourceOrder
+from trainers.target_images import BoughtLabelReader, FileImages
+from trainers.wiring_data import Arguments, Domains
+from utils import distributed
+from utils.arguments import settings_digest, warn
+from utils.class_spaces import ClassSpace, class_space
+from utils.distributed import World
+from utils.errors import UserError
+from utils.precision import Precision
+
+logger = logging.getLogger(__name__)
+
+RESAMPLING = "pillow_bilinear"
+
+
+@dataclass(frozen=True, slots=True)
+class AnchoredParts:
+    """What is made and checked before the network: data, images to ask about, annotations. Nothing is
+    written.
+
+    Attributes:
+        query: how images are chosen.
+        listed, known: positions in the target's list, of --image-list (None without) and --labelled-list.
+    """
+
+    domains: Domains
+    plan: StagePlan
+    query: ImageQuerySettings
+    listed: np.ndarray | None
+    known: np.ndarray
+    store: AnnotationStore
+    reader: BoughtLabelReader
+    source_order: SourceOrder | None
+
+
+def prepare(args: Arguments) -> AnchoredParts:
+    """Finds the data and checks budget and lists against it.
+
+    Raises:
+        UserError: data that is not as it should be, a budget of less than one image, lists of unknown images,
+            more anchors than images, a class that the source cannot show, label files that the oracle needs
+            and that are not there, a folder that cannot take annotations.
+    """
+    plan = StagePlan(steps=args.stage_steps, second_from=args.stage_2_from, stop_after=args.stop_after)
+    answers = plan.buys and args.stop_after not in ("source-anchors", "selection")
+    labels = "required" if answers and args.oracle == "truth" else "never"
+    domains = wiring_data.find_domains(args, source=plan.buys, target=True, target_labels=labels)
+    if args.input_size_query is None:
+        args.input_size_query = args.input_size_target
+    if labels == "required":
+        size = read_image(domains.target.items[0].image).shape[:2]
+        wiring_active.check_label_size(domains.target, size)
+    listed, known = _read_lists(args, domains.target)
+    query = query_settings(args, len(domains.target.items), listed, known)
+    _check_anchors(args, plan, domains)
+    store = AnnotationStore(Path(args.snapshot_dir) / "queries")
+    wiring_active.check_store(args, store, domains)
+    reader = BoughtLabelReader(store.load(0))
+    order = None
+    if domains.source is not None:
+        order = wiring_data.source_order(args, domains.source, domains.space)
+    return AnchoredParts(domains, plan, query, listed, known, store, reader, order)
+
+
+def _read_lists(args: Arguments, target: FileList) -> tuple[np.ndarray | None, np.ndarray]:
+    names = [item.name for item in target.items]
+    listed = None if args.image_list is None else read_list(Path(args.image_list), names)
+    known = np.zeros(0, np.int64)
+    if args.labelled_list is not None:
+        known = read_list(Path(args.labelled_list), names)
+    return listed, known
+
+
+def query_settings(
+    args: Arguments, total: int, listed: np.ndarray | None, known: np.ndarray
+) -> ImageQuerySettings:
+    """How images are chosen.
+
+    Args:
+        total: images of the target.
+        listed, known: see `AnchoredParts`.
+
+    Raises:
+        UserError: the budget is less than one image, or more than there are.
+    """
+    if listed is not None:
+        budget, count = Budget(float(len(listed)), "images"), len(listed)
+    else:
+        budget = Budget.parse(args.budget)
+        count = budget.whole_images(total) + len(known)
+        if count > total:
+            raise UserError(
+                f"--budget {budget} buys {count - len(known)} images, but only {total - len(known)} of "
+                f"{total} are not in --labelled-list {args.labelled_list}; give a smaller budget"
+            )
+    return ImageQuerySettings(
+        budget=budget,
+        score="list" if listed is not None else args.score,
+        seed=args.seed,
+        network_input="x".join(map(str, args.input_size_query)),
+        pictures=args.query_pictures,
+        count=count,
+    )
+
+
+def _check_anchors(args: Arguments, plan: StagePlan, domains: Domains) -> None:
+    """Whether there can be anchors, before anything is described.
+
+    Raises:
+        UserError: more anchors than images, or a class that no source label stands for.
+    """
+    if plan.buys and _describes_source(args):
+        check_count(len(domains.source.items), args.num_anchors, f"source images in {domains.source.root}")
+        _check_source_classes(args, domains)
+    aligned = args.stop_after == "stage-2" and args.lambda_alignment > 0
+    if (aligned or args.stop_after == "target-anchors") and args.target_anchors is None:
+        check_count(len(domains.target.items), args.num_anchors, f"target images in {domains.target.root}")
+
+
+def _describes_source(args: Arguments) -> bool:
+    """Whether the source's images are what its anchors are made of."""
+    if args.source_anchors is not None or args.source_vectors is not None:
+        return False
+    chosen_by_them = args.image_list is None and args.score == "published"
+    return chosen_by_them or args.stop_after == "source-anchors"
+
+
+def _check_source_classes(args: Arguments, domains: Domains) -> None:
+    table = domains.source.description.label_table(domains.space.name)
+    occurring = set(np.unique(table).tolist())
+    absent = [name for index, name in enumerate(domains.space.class_names) if index not in occurring]
+    if absent and not args.allow_absent_classes:
+        raise UserError(
+            f"no label of {domains.source.description.name} stands for {', '.join(absent)}, which would be "
+            f"rows of zeros in every anchor; take --classes without them, or --allow-absent-classes"
+        )
+
+
+def make_trainer(
+    args: Arguments, parts: AnchoredParts, network: SegmentationNetwork, world: World, chosen: Precision
+) -> StagedTrainer:
+    """The trainer of both stages with everything it needs but its run folder.
+
+    Raises:
+        UserError: as the parts; the run folder holds the round of another run; anchors or vectors of another
+            network.
+    """
+    domains = parts.domains
+    folder = Path(args.snapshot_dir) / "anchors"
+    shape = (args.num_anchors, network.spec.num_classes, network.feature_channels)
+    source_anchors = _source_anchors(args, parts, network, world, folder)
+    target_anchors = _target_anchors(args, parts, network, world, folder)
+    rounds = QueryRounds(
+        query=ImageRound(
+            network=network,
+            images=FileImages(domains.target, args.input_size_query, resampling=RESAMPLING),
+            settings=parts.query,
+            samples=whole_images(domains.target, args.input_size_query),
+            source_anchors=source_anchors,
+            listed=parts.listed,
+            known=parts.known,
+            folder=folder,
+            list_folder=Path(args.snapshot_dir) / "selection_list",
+            world=world,
+            num_workers=args.num_workers,
+            stop=wiring_active.stop_asked,
+        ),
+        store=parts.store,
+        reader=parts.reader,
+        oracle=make_oracle(args, parts),
+        space=domains.space,
+        method=args.method,
+        write_masks=args.write_masks,
+        identity=identity(args, parts),
+    )
+    if parts.plan.buys:
+        rounds.check((0,))
+    evaluator = wiring.make_evaluator(args, domains, world, chosen)
+    if evaluator is not None and parts.plan.second_from == "best" and all(parts.plan.steps):
+        warn(
+            "stage 2 starts from the weights of stage 1 that are best on the very validation images that "
+            "measure the result, as published; --stage-2-from last for a run without that leak"
+        )
+    return StagedTrainer(
+        network=network,
+        settings=wiring.method_settings(AnchoredSettings, args),
+        anchors_shape=shape,
+        plan=parts.plan,
+        rounds=rounds,
+        source_anchors=source_anchors,
+        target_anchors=target_anchors,
+        make_streams=partial(make_streams, args, parts, world),
+        world=world,
+        loop=wiring.loop_settings(args, chosen),
+        evaluator=evaluator,
+        evaluation=wiring.evaluation_memory(args, domains),
+    )
+
+
+def identity(args: Arguments, parts: AnchoredParts) -> str:
+    """Of the run's settings and lists (hex): rounds of another one are refused."""
+    digest = hashlib.sha256(settings_digest(args).encode())
+    for positions in (parts.listed, parts.known):
+        digest.update(b"-" if positions is None else np.asarray(positions, "<i8").tobytes())
+    return digest.hexdigest()[:16]
+
+
+def make_oracle(args: Arguments, parts: AnchoredParts) -> Oracle:
+    """Label files, or people; for people the price of the run is said now."""
+    if args.oracle == "truth":
+        return wiring_active.truth_oracle(args, parts.domains)
+    asked = Budget(float(parts.query.count), "images")
+    price = budgets.price_of_images(asked, len(parts.domains.target.items)).sentence()
+    logger.info("people are the oracle: %s", price)
+    return PeopleOracle(str(args.snapshot_dir), price, accept_partial=args.accept_partial)
+
+
+def _source_anchors(
+    args: Arguments, parts: AnchoredParts, network: SegmentationNetwork, world: World, folder: Path
+) -> Callable[[], Tensor | None]:
+    """What gives the source's anchors: a file of anchors or of vectors, looked at now, or the images."""
+    space = parts.domains.space
+    if args.source_anchors is not None:
+        return _given_anchors(args, network, args.source_anchors)
+    if args.source_vectors is not None:
+        path = Path(args.source_vectors)
+        channels = network.feature_channels
+        distributed.from_rank_zero(  # a file of 971 MB: looked at now, read again where it is needed
+            lambda: check_count(
+                len(read_vectors(path, num_classes=space.num_classes, channels=channels)),
+                args.num_anchors,
+                f"vectors in {path}",
+            )
+        )
+        return partial(
+            anchors_from_vectors,
+            path,
+            domain="source",
+            folder=folder,
+            num_anchors=args.num_anchors,
+            class_names=space.class_names,
+            channels=channels,
+            allow_absent=args.allow_absent_classes,
+        )
+    if parts.domains.source is None:
+        return _never_asked
+    samples = whole_images(parts.domains.source, args.input_size, space)
+    return _described_anchors(args, "source", parts.domains.source, samples, network, world, folder)
+
+
+def _target_anchors(
+    args: Arguments, parts: AnchoredParts, network: SegmentationNetwork, world: World, folder: Path
+) -> Callable[[], Tensor | None]:
+    if args.target_anchors is not None:
+        return _given_anchors(args, network, args.target_anchors)
+    target = parts.domains.target
+    samples = whole_images(target, args.input_size_query)
+    return _described_anchors(args, "target", target, samples, network, world, folder)
+
+
+def _never_asked() -> None:
+    raise AssertionError("anchors of a source that the run does not read")
+
+
+def _given_anchors(args: Arguments, network: SegmentationNetwork, path: str) -> Callable[[], Tensor]:
+    """Reads anchors of a file now: of another number, class count or width they are refused at the start."""
+    anchors = torch.from_numpy(
+        read_centroids(
+            Path(path),
+            num_anchors=args.num_anchors,
+            num_classes=network.spec.num_classes,
+            channels=network.feature_channels,
+        )
+    )
+    return lambda: anchors
+
+
+def _described_anchors(
+    args: Arguments,
+    domain: str,
+    files: FileList,
+    samples: SegmentationDataset,
+    network: SegmentationNetwork,
+    world: World,
+    folder: Path,
+) -> DomainAnchors:
+    labelled = domain == "source"
+    size = args.input_size if labelled else args.input_size_query
+    return DomainAnchors(
+        domain=domain,
+        network=network,
+        samples=samples,
+        labelled=labelled,
+        fingerprint=f"{files.fingerprint()} {size[0]}x{size[1]}",
+        folder=folder,
+        num_anchors=args.num_anchors,
+        class_names=class_space(network.spec.class_space).class_names,
+        allow_absent=args.allow_absent_classes,
+        published_vectors=args.published_vectors,
+        world=world,
+        num_workers=args.num_workers,
+        stop=wiring_active.stop_asked,
+    )
+
+
+def whole_images(
+    files: FileList, size: tuple[int, int], space: ClassSpace | None = None
+) -> SegmentationDataset:
+    """Images resized to `size` (W, H) as training resizes them first, without augmentation; with their labels
+    in the classes of `space`, where one is given."""
+    transform = TrainingTransform(size=size, crop=None, resampling=RESAMPLING)
+    table = None if space is None else files.description.label_table(space.name)
+    return SegmentationDataset(files, transform=transform, label_table=table)
+
+
+def make_streams(
+    args: Arguments, parts: AnchoredParts, world: World, stage: int
+) -> Mapping[str, SampleStream]:
+    """The streams of a stage: "active" and "source", in the second also "target", whose images no loader of
+    the first opens.
+
+    Raises:
+        UserError: no bought image has a label.
+    """
+    domains = parts.domains
+    bought = set(parts.reader.bought.names_with_labels())
+    items = tuple(item for item in domains.target.items if item.name in bought)
+    if not items:
+        raise UserError(
+            f"no pixel of the bought images in {parts.store.folder} has a label, so there is nothing to "
+            "train on; label some, or buy others in another --snapshot-dir",
+            everywhere=True,
+        )
+    table = domains.source.description.label_table(domains.space.name)
+    datasets = {
+        "active": SegmentationDataset(
+            replace(domains.target, items=items),
+            transform=_crops(args, args.input_size_active, args.mirror),
+            label_reader=parts.reader,
+        ),
+        "source": SegmentationDataset(
+            domains.source, transform=_crops(args, args.input_size, args.mirror), label_table=table
+        ),
+    }
+    if stage == 2:
+        transform = _crops(args, args.input_size_target, args.random_mirror)
+        datasets["target"] = SegmentationDataset(domains.target, transform=transform)
+    orders = {} if parts.source_order is None else {"source": parts.source_order}
+    return wiring_data.sample_streams(args, world, datasets, orders=orders)
+
+
+def _crops(args: Arguments, size: tuple[int, int], mirror: bool) -> ScaledCropTransform:
+    return ScaledCropTransform(
+        size=size,
+        crop=args.crop_size[::-1],
+        scaled_width=args.scaled_width,
+        scale_range=args.scale_range,
+        mirror=0.5 if mirror else 0.0,
+    )
+
+
+def open_store(args: Arguments, parts: AnchoredParts, trainer: StagedTrainer) -> None:
+    """Checks that all ranks see the store. Collective; call it when the run folder is open."""
+    check_is_shared(parts.store.folder)
+    if distributed.is_main() and parts.source_order is not None:
+        parts.source_order.keep(args.snapshot_dir)
