@@ -229,7 +229,7 @@ def _warn_about_unused(args: argparse.Namespace) -> None:
     _warn_about_source_anchors(args)
     if args.accumulation > 1 and args.stage_steps[1] and args.lambda_alignment > 0:
         warn(
-            f"--accumulation {args.accumulation}: soft alignment sees the images of one micro-batch at a time, "
+            f"--accumulation {args.accumulation}: soft alignment sees one micro-batch at a time, "
             "and an anchor moves after each"
         )
     if args.lambda_alignment == 0:
