@@ -70,6 +70,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             chosen = wiring.prepare_process(args, world)
             method = wiring_anchored if args.method == "mada" else wiring_active
             parts = method.prepare(args)
+            wiring.check_run_folder(args)
             network = wiring.build_network(args, parts.domains.space, world)
             trainer = method.make_trainer(args, parts, network, world, chosen)
             facts = wiring.facts_in_force(args, world, parts.domains, chosen)

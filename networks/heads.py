@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from networks.spec import HeadOutput
+from utils import distributed
 from utils.errors import UserError
 from utils.maths import upsample
 
@@ -211,13 +212,17 @@ def check_batch_of_pooled_branch(
         remedy: beginning of it, before the remedies that every architecture has.
 
     Raises:
-        UserError: the branch trains on a single image with statistics of its own process.
+        UserError: the branch trains on a single image, with statistics of its own process or as the only one.
     """
-    if branch.training and len(x) == 1 and type(branch[2]) is nn.BatchNorm2d:
+    norm = branch[2]
+    if not branch.training or len(x) > 1 or not isinstance(norm, nn.BatchNorm2d | nn.SyncBatchNorm):
+        return
+    alone = distributed.world_size() == 1
+    if alone or type(norm) is nn.BatchNorm2d:
         raise UserError(
             f"--network {architecture} with BatchNorm cannot train on a batch of one image, whose mean over "
-            f"the map has nothing to be normalised with; {remedy}more images per process and step, or "
-            "--batch-norm sync"
+            f"the map has nothing to be normalised with; {remedy}more images per process and step"
+            f"{'' if alone else ', or --batch-norm sync'}"
         )
 
 

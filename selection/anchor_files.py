@@ -226,12 +226,14 @@ def _read_array(path: Path, what: str) -> np.ndarray:
 def _read(path: Path, what: str) -> object:
     """What a file of torch.save holds, as far as it is numbers."""
     try:
-        with torch.serialization.safe_globals(_ARRAY):
-            return torch.load(path, map_location="cpu", weights_only=True)
+        path.open("rb").close()
     except OSError as error:
         raise UserError(
             f"{what} {path} cannot be read: {error.strerror or error}; make the file first, or name another."
         ) from error
+    try:
+        with torch.serialization.safe_globals(_ARRAY):
+            return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # damage can surface as any error of the unpickler or the zip reader
         raise _refusal(path, what, error) from error
 

@@ -97,7 +97,29 @@ class Selections:
         return recording
 
 
-Change = Signal | Value | Selections
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Every call of a function, "module:name", leaves a line in a file."""
+
+    where: str
+    file: Path
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Inside, it does."""
+        with _replaced(self.where, self._recording):
+            yield
+
+    def _recording(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def recording(*args: object, **options: object) -> object:
+            with self.file.open("a") as file:
+                file.write(f"{self.where}\n")
+            return function(*args, **options)
+
+        return recording
+
+
+Change = Signal | Value | Selections | Calls
 
 
 def run_forked(

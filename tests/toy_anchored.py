@@ -15,10 +15,12 @@ from torch import nn
 
 from data_loaders.samples import Sample
 from data_loaders.streams import SampleStream
+from networks import build
 from networks.segmentation import SegmentationNetwork
+from networks.spec import NetworkSpec
 from selection.budget import Budget
 from selection.store import AnnotationStore
-from tests.toy_active import SIZE, SPACE, ArrayImages, DrawnImages, drawn_streams, small_network
+from tests.toy_active import SIZE, SPACE, ArrayImages, DrawnImages, drawn_streams
 from tests.toy_training import WORLD
 from trainers.anchored import AnchoredSettings
 from trainers.anchored_stages import StagedTrainer, StagePlan
@@ -40,9 +42,15 @@ SOURCE_IMAGES = 6
 ANCHORS = 2
 
 
-def lively_network(*, double: bool = False) -> SegmentationNetwork:
+def lively_network(
+    *, architecture: str = "mada_v3plus", double: bool = False, drop_rate: float = 0.0
+) -> SegmentationNetwork:
     """Predicts several classes from the start; the same weights at every call."""
-    network = small_network()
+    torch.manual_seed(3)
+    options = {"drop_rate": drop_rate, "head_channels": 16, "low_channels": 8, "dilations": [1, 2]}
+    if architecture == "mada_v3plus":
+        options["inner_drop_rate"] = drop_rate
+    network = build(NetworkSpec(architecture, "resnet18_quarter", SPACE.num_classes, SPACE.name, options))
     with torch.no_grad():
         for _, value in network.head_parameters():
             if value.shape[0] == SPACE.num_classes and value.ndim == 4:
@@ -126,7 +134,7 @@ def staged_trainer(
     Args:
         folder: of anchors, lists and annotations.
         run: for snapshots.
-        network: in place of `lively_network()`.
+        network: in place of a `lively_network` with dropout.
         settings: of the method, on top of a short schedule.
         plan: of the stages, on top of `STEPS`.
         score: of the choice.
@@ -138,7 +146,7 @@ def staged_trainer(
         identity: of the run's settings.
         parts: further arguments of the trainer, such as an `evaluator`.
     """
-    network = lively_network() if network is None else network
+    network = lively_network(drop_rate=0.2) if network is None else network
     stops = stops or {}
     chosen = StagePlan(**{"steps": STEPS, **(plan or {})})
     store = AnnotationStore(folder / "queries")
@@ -231,13 +239,18 @@ def last_step(plan: StagePlan) -> int:
 
 
 def run_of(
-    folder: Path, *, stop_after: str = "stage-2", keep: int = 10, steps: tuple[int, int] = STEPS
+    folder: Path,
+    *,
+    stop_after: str = "stage-2",
+    keep: int = 10,
+    steps: tuple[int, int] = STEPS,
+    world: World = WORLD,
 ) -> AbstractContextManager[Run]:
     """The run folder of a run to the end of a phase."""
     stop = last_step(StagePlan(steps=steps, stop_after=stop_after))
     arguments = {"seed": 0, "num_steps_stop": stop, "stop_after": stop_after}
     free = frozenset({"stop_after"})
-    return open_run(folder, arguments, world=WORLD, keep=keep, free_to_change=free, tensorboard=False)
+    return open_run(folder, arguments, world=world, keep=keep, free_to_change=free, tensorboard=False)
 
 
 def fit(folder: Path, *, stop_after: str = "stage-2", keep: int = 10, **options: Any) -> StagedTrainer:

@@ -56,15 +56,13 @@ class Anchors(nn.Module):
 
 
 class AnchoredStep(StepModule):
-    """Cross entropy on the bought and on the source images; with anchors also the terms on the target.
+    """Cross entropy on the bought and on the source images; with target images the second stage's terms too.
 
     The domains pass one after the other, bought images first: batch statistics must not mix them, and the
     running ones see them in the published order.
     """
 
-    def __init__(
-        self, network: SegmentationNetwork, settings: AnchoredSettings, anchors: Anchors | None
-    ) -> None:
+    def __init__(self, network: SegmentationNetwork, settings: AnchoredSettings, anchors: Anchors) -> None:
         super().__init__()
         self.network = network
         self.settings = settings
@@ -74,11 +72,8 @@ class AnchoredStep(StepModule):
         """Sum of the weighted terms; batches "active" and "source", in the second stage also "target"."""
         terms: dict[str, Tensor] = {}
         loss = self._labelled_loss(batches, "active", terms) + self._labelled_loss(batches, "source", terms)
-        if self.anchors is not None and "target" in batches:
-            output = self.network(batches["target"].image)
-            terms |= self._target_terms(output)
-            loss = loss + self.settings.lambda_pseudo * terms["loss/pseudo"]
-            loss = loss + self.settings.lambda_alignment * terms["loss/alignment"]
+        if "target" in batches:
+            loss = loss + self._target_loss(self.network(batches["target"].image), terms)
         return StepOutput(loss, detached(terms))
 
     def _labelled_loss(self, batches: Batches, name: str, terms: dict[str, Tensor]) -> Tensor:
@@ -90,39 +85,41 @@ class AnchoredStep(StepModule):
             loss = loss + self.settings.lambda_seg * term
         return loss
 
-    def _target_terms(self, output: SegmentationOutput) -> dict[str, Tensor]:
-        """Cross entropy with the network's own labels, alignment of the batch's vector; moves one anchor."""
-        pseudo = weighted_cross_entropy(output.logits, predicted_classes(output.logits))
+    def _target_loss(self, output: SegmentationOutput, terms: dict[str, Tensor]) -> Tensor:
+        """Cross entropy with the network's own labels, and alignment of the batch's vector, which moves one
+        anchor."""
+        settings = self.settings
+        labels = predicted_classes(output.logits)
+        terms["loss/pseudo"] = weighted_cross_entropy(output.logits, labels)
+        loss = settings.lambda_pseudo * terms["loss/pseudo"]
+        if settings.lambda_alignment == 0:
+            return loss
         means = class_means_of(output.features, output.logits, None)
-        vector = batch_vector(means.vectors, means.present, rule=self.settings.batch_rule)
-        alignment, distances = soft_alignment(vector, self.anchors.values)
+        vector = batch_vector(means.vectors, means.present, rule=settings.batch_rule)
+        terms["loss/alignment"], distances = soft_alignment(vector, self.anchors.values)
+        terms["distance/nearest"] = distances.min()
         moved = updated_anchors(
-            self.anchors.values, vector.detach(), distances, momentum=self.settings.anchor_momentum
+            self.anchors.values, vector.detach(), distances, momentum=settings.anchor_momentum
         )
         with torch.no_grad():
             self.anchors.values.copy_(moved)
-        return {"loss/pseudo": pseudo, "loss/alignment": alignment, "distance/nearest": distances.min()}
+        return loss + settings.lambda_alignment * terms["loss/alignment"]
 
 
 class AnchoredTrainer(Trainer):
-    """Stage 1 without anchors, on streams "active" (bought images) and "source"; stage 2 with them, and
-    "target".
+    """One stage: the first on streams "active" (bought images) and "source", the second also on "target".
 
-    Keyword arguments beyond `Trainer`'s: `settings`, and `anchors` (None: stage 1).
+    Keyword arguments beyond `Trainer`'s: `settings`, and the target's `anchors` (V, C, D), which the first
+    stage does not look at.
     """
 
     method = "mada"
 
     def __init__(
-        self,
-        *,
-        network: SegmentationNetwork,
-        settings: AnchoredSettings,
-        anchors: Tensor | None,
-        **loop: object,
+        self, *, network: SegmentationNetwork, settings: AnchoredSettings, anchors: Tensor, **loop: object
     ) -> None:
         self.settings = settings
-        self.anchors = None if anchors is None else Anchors(anchors)
+        self.anchors = Anchors(anchors)
         super().__init__(network=network, **loop)
 
     def build_steps(self) -> list[Step]:
@@ -136,5 +133,5 @@ class AnchoredTrainer(Trainer):
         return {"segmentation": self.settings.rate(iteration)}
 
     def method_modules(self) -> dict[str, nn.Module]:
-        """The anchors, where there are some."""
-        return {} if self.anchors is None else {"anchors": self.anchors}
+        """The anchors."""
+        return {"anchors": self.anchors}

@@ -22,8 +22,8 @@ from trainers.loop_settings import EndOfRun, Event, Interrupted, Outcome
 from trainers.query_rounds import QueryRounds
 from trainers.shared_folder import check_seen_everywhere
 from utils import snapshots
-from utils.arguments.anchored_options import PHASES
 from utils.maths import at_least_float32
+from utils.phases import PHASES, reaches
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +49,10 @@ class StagePlan:
     def buys(self) -> bool:
         """Whether images are chosen and labelled: not where target anchors alone are wanted."""
         return self.steps[0] > 0 or self.stop_after != "target-anchors"
+
+    def reaches(self, phase: str) -> bool:
+        """Whether the run comes to this phase before it ends."""
+        return reaches(self.stop_after, phase)
 
 
 class StageState(nn.Module):
@@ -146,32 +150,34 @@ class StagedTrainer(AnchoredTrainer):
     # the phases between which the loop trains
 
     def _choose_and_buy(self, iteration: int) -> Outcome:
-        stop_after = self.plan.stop_after
-        if stop_after == "source-anchors":
+        plan = self.plan
+        if not plan.reaches("selection"):
             made = self.source_anchors() is not None
             return EndOfRun("anchors of the source") if made else Interrupted()
         queries = self.rounds.select(0, iteration)
         if queries is None:
             return Interrupted()
-        if stop_after == "selection":
-            return EndOfRun(f"selection of {len(queries.images)} images")
+        images = f"{len(queries.images)} images"
+        if not plan.reaches("labels"):
+            return EndOfRun(f"selection of {images}")
         outcome = self.rounds.buy(queries, run=self.run)
-        if outcome is None and stop_after == "labels":
-            return EndOfRun(f"labels of {len(queries.images)} images")
+        if outcome is None and not plan.reaches("stage-1"):
+            return EndOfRun(f"labels of {images}")
         return outcome
 
     def _begin_stage_2(self, iteration: int) -> Outcome:
-        stop_after = self.plan.stop_after
+        plan = self.plan
         if iteration > 0 and not self._end_stage_1(iteration):
             return Interrupted()
-        if iteration == self.loop.num_steps_stop and stop_after != "target-anchors":
+        ends_here = iteration == self.loop.num_steps_stop and plan.reaches("stage-2")  # --num-steps-stop
+        if ends_here or not plan.reaches("target-anchors"):
             return EndOfRun("stage 1")
-        if self.settings.lambda_alignment > 0 or stop_after == "target-anchors":
+        if self.settings.lambda_alignment > 0 or not plan.reaches("stage-2"):
             anchors = self.target_anchors()
             if anchors is None:
                 return Interrupted()
             self.anchors.values.copy_(anchors)
-        if stop_after == "target-anchors":
+        if not plan.reaches("stage-2"):
             return EndOfRun("anchors of the target")
         for optimizer in self.optimizers.values():
             optimizer.state.clear()  # a new optimizer, as where the original starts its next script

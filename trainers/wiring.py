@@ -31,7 +31,7 @@ from utils import distributed, logs, precision, seeding, stopping
 from utils.arguments import USED_AT_START, as_settings, batch_line, check_batch, free_to_change, warn
 from utils.class_spaces import ClassSpace
 from utils.distributed import World
-from utils.runs import Run, open_run
+from utils.runs import Run, check_arguments, open_run
 
 logger = logging.getLogger(__name__)
 
@@ -258,6 +258,22 @@ def facts_in_force(
     }
     labels = {} if pseudo_labels is None else {"pseudo_labels": pseudo_labels.facts()}
     return {"batch": batch_line(args, world), "precision": chosen.name, "files": files, **labels}
+
+
+def check_run_folder(args: Arguments) -> None:
+    """Refuses the folder of a run with other arguments before anything of it is read. Collective.
+
+    Raises:
+        UserError: it is one.
+    """
+    distributed.from_rank_zero(
+        lambda: check_arguments(
+            args.snapshot_dir,
+            as_settings(args),
+            free_to_change=free_to_change(args),
+            used_at_start=USED_AT_START,
+        )
+    )
 
 
 @contextmanager

@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from data_loaders.dataset import SegmentationDataset
-from data_loaders.decoding import read_image
 from data_loaders.discovery import FileList
 from data_loaders.scaled_crops import ScaledCropTransform
 from data_loaders.streams import SampleStream
@@ -34,6 +33,7 @@ from trainers.query_rounds import Oracle, QueryRounds
 from trainers.shared_folder import check_is_shared
 from trainers.source_order import SourceOrder
 from trainers.target_images import BoughtLabelReader, FileImages
+from trainers.wiring_anchored_checks import check_anchors, check_batch, check_labels
 from trainers.wiring_data import Arguments, Domains
 from utils import distributed
 from utils.arguments import settings_digest, warn
@@ -45,6 +45,7 @@ from utils.precision import Precision
 logger = logging.getLogger(__name__)
 
 RESAMPLING = "pillow_bilinear"
+_HALF = 8  # hexadecimal digits
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,20 +74,21 @@ def prepare(args: Arguments) -> AnchoredParts:
     Raises:
         UserError: data that is not as it should be, a budget of less than one image, lists of unknown images,
             more anchors than images, a class that the source cannot show, label files that the oracle needs
-            and that are not there, a folder that cannot take annotations.
+            and that are not there or of another size, a folder that cannot take annotations.
     """
     plan = StagePlan(steps=args.stage_steps, second_from=args.stage_2_from, stop_after=args.stop_after)
     answers = plan.buys and args.stop_after not in ("source-anchors", "selection")
-    labels = "required" if answers and args.oracle == "truth" else "never"
+    labels = "never"
+    if answers and args.oracle == "truth":  # which images are asked about is known now where they are listed
+        labels = "required" if args.image_list is None else "optional"
     domains = wiring_data.find_domains(args, source=plan.buys, target=True, target_labels=labels)
     if args.input_size_query is None:
         args.input_size_query = args.input_size_target
-    if labels == "required":
-        size = read_image(domains.target.items[0].image).shape[:2]
-        wiring_active.check_label_size(domains.target, size)
     listed, known = _read_lists(args, domains.target)
+    if labels != "never":
+        check_labels(args, domains.target, listed)
     query = query_settings(args, len(domains.target.items), listed, known)
-    _check_anchors(args, plan, domains)
+    check_anchors(args, plan, domains)
     store = AnnotationStore(Path(args.snapshot_dir) / "queries")
     wiring_active.check_store(args, store, domains)
     reader = BoughtLabelReader(store.load(0))
@@ -137,39 +139,6 @@ def query_settings(
     )
 
 
-def _check_anchors(args: Arguments, plan: StagePlan, domains: Domains) -> None:
-    """Whether there can be anchors, before anything is described.
-
-    Raises:
-        UserError: more anchors than images, or a class that no source label stands for.
-    """
-    if plan.buys and _describes_source(args):
-        check_count(len(domains.source.items), args.num_anchors, f"source images in {domains.source.root}")
-        _check_source_classes(args, domains)
-    aligned = args.stop_after == "stage-2" and args.lambda_alignment > 0
-    if (aligned or args.stop_after == "target-anchors") and args.target_anchors is None:
-        check_count(len(domains.target.items), args.num_anchors, f"target images in {domains.target.root}")
-
-
-def _describes_source(args: Arguments) -> bool:
-    """Whether the source's images are what its anchors are made of."""
-    if args.source_anchors is not None or args.source_vectors is not None:
-        return False
-    chosen_by_them = args.image_list is None and args.score == "published"
-    return chosen_by_them or args.stop_after == "source-anchors"
-
-
-def _check_source_classes(args: Arguments, domains: Domains) -> None:
-    table = domains.source.description.label_table(domains.space.name)
-    occurring = set(np.unique(table).tolist())
-    absent = [name for index, name in enumerate(domains.space.class_names) if index not in occurring]
-    if absent and not args.allow_absent_classes:
-        raise UserError(
-            f"no label of {domains.source.description.name} stands for {', '.join(absent)}, which would be "
-            f"rows of zeros in every anchor; take --classes without them, or --allow-absent-classes"
-        )
-
-
 def make_trainer(
     args: Arguments, parts: AnchoredParts, network: SegmentationNetwork, world: World, chosen: Precision
 ) -> StagedTrainer:
@@ -180,6 +149,7 @@ def make_trainer(
             network.
     """
     domains = parts.domains
+    check_batch(args, network, world)
     folder = Path(args.snapshot_dir) / "anchors"
     shape = (args.num_anchors, network.spec.num_classes, network.feature_channels)
     source_anchors = _source_anchors(args, parts, network, world, folder)
@@ -208,9 +178,15 @@ def make_trainer(
         identity=identity(args, parts),
     )
     if parts.plan.buys:
+        _check_lists(args, parts)
         rounds.check((0,))
     evaluator = wiring.make_evaluator(args, domains, world, chosen)
-    if evaluator is not None and parts.plan.second_from == "best" and all(parts.plan.steps):
+    if (
+        evaluator is not None
+        and parts.plan.second_from == "best"
+        and all(parts.plan.steps)
+        and parts.plan.reaches("stage-2")
+    ):
         warn(
             "stage 2 starts from the weights of stage 1 that are best on the very validation images that "
             "measure the result, as published; --stage-2-from last for a run without that leak"
@@ -232,18 +208,36 @@ def make_trainer(
 
 
 def identity(args: Arguments, parts: AnchoredParts) -> str:
-    """Of the run's settings and lists (hex): rounds of another one are refused."""
-    digest = hashlib.sha256(settings_digest(args).encode())
+    """Of the run, hex: rounds of another one are refused. The first half is about its settings, the second
+    about its lists."""
+    lists = hashlib.sha256()
     for positions in (parts.listed, parts.known):
-        digest.update(b"-" if positions is None else np.asarray(positions, "<i8").tobytes())
-    return digest.hexdigest()[:16]
+        lists.update(b"-" if positions is None else np.asarray(positions, "<i8").tobytes())
+    return settings_digest(args)[:_HALF] + lists.hexdigest()[:_HALF]
+
+
+def _check_lists(args: Arguments, parts: AnchoredParts) -> None:
+    """Refuses a run folder of the same settings and other lists.
+
+    Raises:
+        UserError: it is one.
+    """
+    begun, here = parts.store.round(0).info(), identity(args, parts)
+    if begun is None or begun.run == here or begun.run[:_HALF] != here[:_HALF]:
+        return
+    lists = {"--image-list": args.image_list, "--labelled-list": args.labelled_list}
+    given = [f"{name} {path} names" for name, path in lists.items() if path is not None]
+    raise UserError(
+        f"{given[0] if given else 'without a list the run asks about'} other images than "
+        f"{args.snapshot_dir} began with; give the list of then, or another --snapshot-dir"
+    )
 
 
 def make_oracle(args: Arguments, parts: AnchoredParts) -> Oracle:
     """Label files, or people; for people the price of the run is said now."""
     if args.oracle == "truth":
         return wiring_active.truth_oracle(args, parts.domains)
-    asked = Budget(float(parts.query.count), "images")
+    asked = Budget(float(parts.query.count), "images") if len(parts.known) else parts.query.budget
     price = budgets.price_of_images(asked, len(parts.domains.target.items)).sentence()
     logger.info("people are the oracle: %s", price)
     return PeopleOracle(str(args.snapshot_dir), price, accept_partial=args.accept_partial)
@@ -379,6 +373,8 @@ def make_streams(
     if stage == 2:
         transform = _crops(args, args.input_size_target, args.random_mirror)
         datasets["target"] = SegmentationDataset(domains.target, transform=transform)
+    counts = ", ".join(f"{len(dataset)} {name}" for name, dataset in datasets.items())
+    logger.info("stage %d, %d iterations, on images: %s", stage, args.stage_steps[stage - 1], counts)
     orders = {} if parts.source_order is None else {"source": parts.source_order}
     return wiring_data.sample_streams(args, world, datasets, orders=orders)
 

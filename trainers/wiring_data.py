@@ -66,14 +66,14 @@ def find_domains(
     *,
     source: bool,
     target: bool,
-    target_labels: Literal["required", "never"] = "never",
+    target_labels: Literal["required", "optional", "never"] = "never",
 ) -> Domains:
     """Finds and checks the images and labels that the run will read, before anything is built.
 
     Args:
         source: whether it reads the source domain.
         target: whether it trains on target images.
-        target_labels: required: an oracle answers from the labels of those images.
+        target_labels: required: an oracle answers from the labels of those images; optional: of some of them.
 
     Raises:
         UserError: a folder, list or label is not what it should be, or differs between the ranks.
@@ -108,7 +108,7 @@ def _target_files(
     description: DatasetDescription,
     space: ClassSpace,
     *,
-    labels: Literal["required", "never"],
+    labels: Literal["required", "optional", "never"],
 ) -> FileList:
     try:
         files = find_files(
@@ -126,7 +126,7 @@ def _target_files(
         raise NothingFoundError(
             f"{error} (the ground-truth oracle reads the labels of the target; --oracle people needs none)"
         ) from None
-    if labels == "required":
+    if labels != "never":
         files.description.label_table(space.name)
         check_first_labels(files)
     return files

@@ -101,6 +101,26 @@ class Run:
         self.log.rewind(iteration)
 
 
+def check_arguments(
+    folder: Path,
+    arguments: Mapping[str, Any],
+    *,
+    free_to_change: frozenset[str],
+    used_at_start: frozenset[str] = frozenset(),
+) -> None:
+    """Refuses a folder that was started with other arguments, as `open_run` will; for earlier. Rank 0 only.
+
+    Raises:
+        UserError: it was, or its record is damaged.
+    """
+    folder = Path(folder)
+    record = _read_record(folder / ARGUMENTS_FILE)
+    if record is not None:
+        if has_snapshots(folder):
+            free_to_change |= used_at_start
+        _compare(folder, record["arguments"], _plain(arguments), free_to_change)
+
+
 @contextmanager
 def open_run(
     folder: Path,
@@ -179,7 +199,7 @@ def _prepare(
     lock.acquire()
     file = folder / ARGUMENTS_FILE
     record = _read_record(file)
-    settings = json.loads(json.dumps(dict(arguments)))
+    settings = _plain(arguments)
     if record is not None and resume == "never":
         raise UserError(
             f"run folder {folder} already holds a run, started {record['starts'][0]['time']}; give another "
@@ -205,6 +225,11 @@ def _read_record(file: Path) -> dict[str, Any] | None:
     except (ValueError, KeyError, TypeError):
         pass
     raise UserError(f"{file} is not a record of a run; move the folder away or give another --snapshot-dir")
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """As they are read back from the record."""
+    return json.loads(json.dumps(dict(arguments)))
 
 
 def _compare(

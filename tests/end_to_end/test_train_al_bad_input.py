@@ -186,7 +186,7 @@ class TestRunFolder:
 
     def test_of_another_method(self, refused: Refused, data: Path, run: Path) -> None:
         words = command(data, "--method", "dwaca", "--class-weights-from", "none", "--snapshot-dir", run)
-        refused(words, "method is 'ripu' there and 'dwaca' here", "another --snapshot-dir")
+        refused(words, "--method ripu -> dwaca", "another --snapshot-dir")
 
     def test_snapshot_of_another_script(
         self, refused: Refused, data: Path, capsys: pytest.CaptureFixture[str]

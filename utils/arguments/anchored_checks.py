@@ -57,7 +57,7 @@ _STEERING = (
     "start_at", "stop_after", "source_anchors", "source_vectors", "image_list", "labelled_list",
     "target_anchors", "stage_steps",
 )  # fmt: skip
-_WEIGHING = (
+_OWN = (
     "published_vectors", "num_anchors", "allow_absent_classes", "lambda_alignment", "lambda_pseudo",
     "anchor_momentum", "batch_rule", "stage_2_from", "input_size_active", "scaled_width",
 )  # fmt: skip
@@ -66,6 +66,12 @@ _WEIGHING = (
 def is_anchored(args: argparse.Namespace) -> bool:
     """Whether these are the options of a run of MADA."""
     return hasattr(args, "stage_steps") and args.method == "mada"
+
+
+def settings_of_others(args: argparse.Namespace) -> frozenset[str]:
+    """MADA's options where another method runs: no settings of that run, which began before they were added
+    or will go on after there are more."""
+    return frozenset() if is_anchored(args) else frozenset((*_STEERING, *_OWN))
 
 
 def fill_in_anchored(args: argparse.Namespace) -> None:
@@ -135,7 +141,7 @@ def check_not_anchored(args: argparse.Namespace) -> None:
                 f"{_said(args, name)} belongs to --method mada; leave it out, or choose that method",
                 everywhere=True,
             )
-    for name in _WEIGHING:
+    for name in _OWN:
         if name in args.given:
             warn(f"{_flag(name)} has no effect with --method {args.method}")
 

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from utils.arguments.active_checks import check_active
-from utils.arguments.anchored_checks import fill_in_anchored, is_anchored, settle_steps
+from utils.arguments.anchored_checks import fill_in_anchored, is_anchored, settings_of_others, settle_steps
 from utils.arguments.commands import fits_machines, torchrun_command, with_option
 from utils.arguments.parser import warn
 from utils.arguments.self_training_checks import check_self_training
@@ -91,7 +91,8 @@ def settings_digest(args: argparse.Namespace) -> str:
 
 def as_settings(args: argparse.Namespace) -> dict[str, Any]:
     """The resolved options as plain values for `arguments.json`, without the bookkeeping of `parse`."""
-    settings = {name: _plain(value) for name, value in sorted(vars(args).items()) if name not in BOOKKEEPING}
+    left_out = BOOKKEEPING | settings_of_others(args)
+    settings = {name: _plain(value) for name, value in sorted(vars(args).items()) if name not in left_out}
     return {"script": args.script.rpartition("/")[2], **settings}
 
 

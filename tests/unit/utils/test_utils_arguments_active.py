@@ -11,7 +11,7 @@ import pytest
 import train_al
 from trainers import wiring
 from trainers.active import ActiveSettings
-from utils.arguments import FREE_TO_CHANGE
+from utils.arguments import FREE_TO_CHANGE, settings_digest
 from utils.errors import UserError
 
 RIPU_ROUNDS = (10_000, 12_000, 14_000, 16_000, 18_000)
@@ -121,3 +121,17 @@ def test_what_a_continued_run_may_change() -> None:
     assert {"accept_partial", "seconds_per_decision", "query_pictures", "label_info"} <= FREE_TO_CHANGE
     fixed = {"method", "setting", "budget", "radius", "select_iterations", "score", "oracle", "source_free"}
     assert not fixed & FREE_TO_CHANGE
+
+
+@pytest.mark.parametrize(
+    ("words", "digest"),
+    [
+        ([], "481f44d859dad672"),
+        (["--method", "dwaca"], "fa6b92f544d9a5e1"),
+        (["--setting", "pixel"], "644532aff02800fd"),
+        (["--source-free", "--restore-from", "."], "5ac0d20d2be572f3"),
+    ],
+)
+def test_identity_of_a_run_does_not_change_with_the_program(words: list[str], digest: str) -> None:
+    """Rounds that people have answered carry it: a new option of another method must not disown them."""
+    assert settings_digest(train_al.parse_args(["--backbone-weights", "none", *words])) == digest
