@@ -4,8 +4,8 @@ Write the work out:  python annotate.py export RUN --to labelme --out DIR --anno
 How far they are:    python annotate.py status RUN DIR
 Read answers back:   python annotate.py import RUN DIR
 
-RUN is the folder of a run that waits for labels: its people are the oracle of train_al.py. When all regions
-are answered, the training command continues it.
+RUN is the folder of a run that waits for labels: its people are the oracle of train_al.py. When all regions,
+or whole images, are answered, the training command continues it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from selection.budget import SECONDS_PER_DECISION, WHOLE_IMAGE_HOURS
-from selection.exchange.answers import POLICIES, RoundAnswers, key_of
+from selection.exchange.answers import POLICIES, RoundAnswers, import_lock, key_of
 from selection.exchange.crops import CropSettings
 from selection.exchange.export import (
     check_new,
@@ -55,14 +55,12 @@ from utils.arguments import (
     non_negative_int,
     positive_float,
     positive_int,
+    warn,
 )
 from utils.errors import entry_point
-from utils.folder_lock import FolderLock
 
 if TYPE_CHECKING:
     from utils.arguments import Parser
-
-LOCK_FILE = "import.lock"
 
 
 @entry_point
@@ -171,7 +169,7 @@ def _add_status(parser: Parser) -> None:
         "--list",
         action=argparse.BooleanOptionalAction,
         default=False,
-        help="also list the crops that are open, by annotator, and the images with open pixels",
+        help="also list the crops or whole images that are open, by annotator, and images with open pixels",
     )
     _add_accept_unchanged(parser)
     _add_price(parser)
@@ -239,6 +237,8 @@ def run_export(args: argparse.Namespace) -> int:
     )
     chosen = choose_round(args.run, args.round, must_wait=True)
     queries, names = queries_of(chosen), class_names(args.run, chosen)
+    if queries.info.whole_images:
+        _warn_about_crops(crops)
     answered = RoundAnswers.load(chosen, queries).combined("first") if args.unanswered else None
     packages = plan(
         queries,
@@ -264,6 +264,14 @@ def run_export(args: argparse.Namespace) -> int:
     )
     _say_exported(args, packages, queries.info)
     return 0
+
+
+def _warn_about_crops(crops: CropSettings) -> None:
+    """Whole images are neither cut nor scaled."""
+    flags = {"margin": "--margin", "smallest": "--min-crop", "largest": "--max-crop", "scale": "--scale"}
+    for name, flag in flags.items():
+        if getattr(crops, name) != getattr(CropSettings(), name):
+            warn(f"{flag} has no effect on whole images, which are exported at their own size")
 
 
 def _say_exported(args: argparse.Namespace, packages: Sequence[Package], info: RoundInfo) -> None:
@@ -305,12 +313,8 @@ def run_status(args: argparse.Namespace) -> int:
 def run_import(args: argparse.Namespace) -> int:
     """Checks answers, stores them, and completes the round when none is missing."""
     chosen = choose_round(args.run, args.round)
-    lock = FolderLock(chosen.folder / LOCK_FILE, what="the round", option="--round")
-    lock.acquire()  # from reading to writing: of two imports at once the later one would undo the other
-    try:
+    with import_lock(chosen):
         return _import(args, chosen)
-    finally:
-        lock.release()
 
 
 def _import(args: argparse.Namespace, chosen: RoundFolder) -> int:

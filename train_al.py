@@ -43,6 +43,8 @@ PUBLISHED = {
     "batch_norm": "frozen",
     "save_pred_every": 2000,
 }  # what RIPU and DWACA do alike, in place of the defaults of the other methods
+SCALED_BY_MADA = ", with --method mada all training images to --scaled-width times it"
+ALL_STEPS = "--num-steps, with --method mada both --stage-steps"
 
 
 def parse_args(argv: Sequence[str] | None = None) -> wiring.Arguments:
@@ -53,9 +55,9 @@ def parse_args(argv: Sequence[str] | None = None) -> wiring.Arguments:
     arguments.add_source_order_arguments(parser, order="class-balanced")
     arguments.add_target_arguments(parser, input_size="1280,640")
     arguments.add_evaluation_arguments(parser)
-    arguments.add_data_arguments(parser)
+    arguments.add_data_arguments(parser, scaled_otherwise=SCALED_BY_MADA)
     arguments.add_network_arguments(parser)
-    arguments.add_optimizer_arguments(parser)
+    arguments.add_optimizer_arguments(parser, all_steps=ALL_STEPS)
     arguments.add_training_arguments(parser, protocol="ripu")
     parser.set_defaults(**PUBLISHED)
     return arguments.parse(parser, argv)

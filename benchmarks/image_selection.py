@@ -17,10 +17,9 @@ import torch
 from benchmarks.harness import Result
 from networks import build
 from networks.spec import NetworkSpec
-from selection.image_distance import select_images
+from selection.image_distance import image_scores, select_images
 from selection.vector_folder import VectorFolder
 from trainers.description import PART_IMAGES, described
-from trainers.image_round import distance_scores
 
 IMAGES, CHOSEN = 2975, 148  # Cityscapes at 5 %
 CLASSES, CHANNELS, ANCHORS = 19, 256, 10
@@ -86,7 +85,7 @@ def _rest_s(folder: Path) -> tuple[float, str]:
     times.append(time.perf_counter())
     cache.assemble()
     times.append(time.perf_counter())
-    select_images(distance_scores(cache.vectors(), anchors).values, CHOSEN)
+    select_images(image_scores(cache.vectors(), anchors).values, CHOSEN)
     times.append(time.perf_counter())
     parts, joining, choosing = np.diff(times)
     words = f"parts {parts:.2f} s, joining {joining:.2f} s, choosing {choosing:.2f} s for {IMAGES} images"

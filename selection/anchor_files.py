@@ -22,9 +22,6 @@ from utils.files import write_atomically
 
 Domain = Literal["source", "target"]
 
-LIST_NAME = "stage1_cac_list_0.05.txt"
-POSITIONS_NAME = "stage1_cac_index_0.05.txt"
-
 _REBUILD = np.zeros(0).__reduce__()[0]
 # What a pickled array consists of, with the names that numpy 1 and 2 give it.
 _ARRAY = [
@@ -53,6 +50,52 @@ def vectors_name(domain: Domain) -> str:
     return f"{'target_' if domain == 'target' else ''}full_dataset_objective_vectors.pkl"
 
 
+def list_name(extent: str) -> str:
+    """The published name of the list of chosen images, such as stage1_cac_list_0.05.txt for 5%."""
+    return f"stage1_cac_list_{extent}.txt"
+
+
+def positions_name(extent: str) -> str:
+    """The published name of the file with the positions of the chosen images."""
+    return list_name(extent).replace("list", "index")
+
+
+def find_centroids(path: Path, domain: Domain, num_anchors: int) -> Path:
+    """The file of anchors that is meant: `path` itself, or one of the published name in a folder or run."""
+    name = centroids_name(domain, num_anchors)
+    return _find(path, (name, f"anchors/{name}"))
+
+
+def find_vectors(path: Path) -> Path:
+    """The file of source vectors that is meant: `path` itself, or one in a folder, its anchors/ or a run."""
+    names = ("source_vectors/vectors.npy", vectors_name("source"))
+    return _find(path, ("vectors.npy", *names, *(f"anchors/{name}" for name in names)))
+
+
+def find_list(path: Path) -> Path:
+    """The list of images that is meant: `path` itself, or the only one in a folder or run."""
+    name = list_name("*")
+    return _find(path, (name, f"selection_list/{name}"))
+
+
+def _find(path: Path, patterns: Sequence[str]) -> Path:
+    """`path`, or where it is a folder the only file in it of the first pattern that fits any.
+
+    Raises:
+        UserError: no file in the folder, or several.
+    """
+    if not path.is_dir():
+        return path
+    for pattern in patterns:
+        found = sorted(path.glob(pattern))
+        if len(found) > 1:
+            names = ", ".join(str(file.relative_to(path)) for file in found)
+            raise UserError(f"folder {path} holds several such files ({names}); name one of them.")
+        if found:
+            return found[0]
+    raise UserError(f"folder {path} holds none of {', '.join(patterns)}; name the file itself.")
+
+
 def read_centroids(path: Path, *, num_anchors: int, num_classes: int, channels: int) -> np.ndarray:
     """Anchors (V, C, D) float32.
 
@@ -66,7 +109,7 @@ def read_centroids(path: Path, *, num_anchors: int, num_classes: int, channels: 
         UserError: the file is missing, damaged or holds more than numbers; it has other anchors, classes or
             channels; or a value is not finite.
     """
-    anchors = _read_array(path, "anchors")
+    anchors = _checked(_read(path, "anchors"), path, "anchors")
     shape = (num_anchors, num_classes, channels)
     if anchors.size != np.prod(shape) or anchors.shape not in ((anchors.size,), shape):
         raise UserError(
@@ -106,13 +149,14 @@ def write_clusters(path: Path, labels: np.ndarray) -> None:
 def read_vectors(path: Path, *, num_classes: int, channels: int) -> np.ndarray:
     """Image vectors (N, C, D) float32; a class that is absent is a row of zeros.
 
-    The file has them as float64, which are float32 values: nothing is lost. All of it is read at once.
+    The published file has them as float64, which are float32 values: nothing is lost. All of it is read at
+    once; a .npy, as `VectorFolder` makes it, is mapped into memory.
 
     Raises:
         UserError: the file is missing, damaged or holds more than numbers; it has other classes or
             channels; or a value is not finite.
     """
-    vectors = _read_array(path, "vectors")
+    vectors = _checked(_map(path) if path.suffix == ".npy" else _read(path, "vectors"), path, "vectors")
     if vectors.ndim != 3 or vectors.shape[1:] != (num_classes, channels):
         raise UserError(
             f"vectors {path} have shape {vectors.shape}, not (images, {num_classes}, {channels}); describe "
@@ -213,8 +257,12 @@ def _read_lines(path: Path) -> list[str]:
     return lines
 
 
-def _read_array(path: Path, what: str) -> np.ndarray:
-    found = _read(path, what)
+def _checked(found: object, path: Path, what: str) -> np.ndarray:
+    """What was found, as it is an array of finite numbers.
+
+    Raises:
+        UserError: it is not.
+    """
     if not isinstance(found, np.ndarray) or found.dtype not in (np.float32, np.float64):
         kind = f"array of {found.dtype}" if isinstance(found, np.ndarray) else type(found).__name__
         raise UserError(f"{what} {path} are no float array, but a {kind}; give a file of the right kind.")
@@ -223,19 +271,39 @@ def _read_array(path: Path, what: str) -> np.ndarray:
     return found
 
 
+def _map(path: Path) -> object:
+    """What a .npy holds, mapped into memory; nothing in it is executed."""
+    _check_readable(path, "vectors")
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError, SyntaxError) as error:
+        raise UserError(
+            f"vectors {path} are damaged, or no array of numpy; copy or make the file again."
+        ) from error
+
+
 def _read(path: Path, what: str) -> object:
     """What a file of torch.save holds, as far as it is numbers."""
+    _check_readable(path, what)
+    try:
+        with torch.serialization.safe_globals(_ARRAY):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # damage can surface as any error of the unpickler or the zip reader
+        raise _refusal(path, what, error) from error
+
+
+def _check_readable(path: Path, what: str) -> None:
+    """So that whatever is raised later is about the content.
+
+    Raises:
+        UserError: the file is missing, a folder, or not ours to read.
+    """
     try:
         path.open("rb").close()
     except OSError as error:
         raise UserError(
             f"{what} {path} cannot be read: {error.strerror or error}; make the file first, or name another."
         ) from error
-    try:
-        with torch.serialization.safe_globals(_ARRAY):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # damage can surface as any error of the unpickler or the zip reader
-        raise _refusal(path, what, error) from error
 
 
 def _refusal(path: Path, what: str, error: Exception) -> UserError:
@@ -246,8 +314,7 @@ def _refusal(path: Path, what: str, error: Exception) -> UserError:
             f"{what} {path} are refused: the file asks for {asked.group(1)}, and more than float numbers "
             "could run any code; give a file of the original release or of this program."
         )
-    reason = " ".join(str(error).split())[:120] or type(error).__name__
-    return UserError(f"{what} {path} are damaged ({reason}); copy or make the file again.")
+    return UserError(f"{what} {path} are damaged, or no file of torch.save; copy or make the file again.")
 
 
 def _write(path: Path, content: object) -> None:

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from selection.vector_folder import in_rows
 from utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,6 @@ FEW_IMAGES = 39  # per anchor: the library warns below
 _LARGEST_SEED = 1234  # the scripts draw the library's seed below it
 _REFILL_SEED = 1234  # the library's, anew in each iteration
 _SHIFT = np.float32(1 / 1024)  # how far the halves of a split cluster move apart, relative
-_ROWS_AT_ONCE = 256  # 5 MB of published vectors
 # Float32 products leave an error of about 1e-6 of the squared norms in a distance.
 _DOUBT = 1e-4
 
@@ -137,9 +137,8 @@ def _check_count(count: int, num_anchors: int) -> None:
 
 def _pieces(rows: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
     """Slices of the rows and their values in float32."""
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = slice(start, min(start + _ROWS_AT_ONCE, len(rows)))
-        yield part, np.asarray(rows[part], np.float32)
+    for part, values in in_rows(rows):
+        yield part, np.asarray(values, np.float32)
 
 
 def _squared_norms(rows: np.ndarray) -> np.ndarray:

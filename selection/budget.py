@@ -255,34 +255,24 @@ def price(
 
 @dataclass(frozen=True, slots=True)
 class ImagePrice:
-    """What a budget of whole images asks of people.
+    """What whole images cost when people label them.
 
     Attributes:
-        budget: as typed.
         images: to label completely.
-        total: images to choose from.
-        hours: of one person, without breaks.
         hours_per_image: what the hours assume.
     """
 
-    budget: str
     images: int
-    total: int
-    hours: float
-    hours_per_image: float
+    hours_per_image: float = WHOLE_IMAGE_HOURS
 
-    def sentence(self) -> str:
-        """The price in words."""
-        return (
-            f"--budget {self.budget} asks people for all pixels of {self.images} of {self.total} images: "
-            f"about {_hours(self.hours)} at an assumed {self.hours_per_image:g} h per image"
-        )
+    @property
+    def hours(self) -> float:
+        """Of one person, without breaks."""
+        return self.images * self.hours_per_image
 
-
-def price_of_images(budget: Budget, total: int, *, hours_per_image: float = WHOLE_IMAGE_HOURS) -> ImagePrice:
-    """Hours that a budget of whole images costs when people answer; errors as `Budget.whole_images`."""
-    images = budget.whole_images(total)
-    return ImagePrice(str(budget), images, total, images * hours_per_image, hours_per_image)
+    def words(self) -> str:
+        """The hours and what they assume."""
+        return f"about {_hours(self.hours)} at an assumed {self.hours_per_image:.3g} h per image"
 
 
 def _hours(hours: float) -> str:

@@ -6,11 +6,29 @@ both; where scores tie the released code writes an image twice, ours goes by the
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from torch import Tensor
 
+from selection.vector_folder import in_rows
 from utils.errors import UserError
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class ImageScores:
+    """What images are ranked by.
+
+    Attributes:
+        values: (N,) float64, the higher the rather chosen.
+        measure: what they are, in words.
+        nearest: (N,) int64 nearest anchor of each image, where anchors are the measure.
+    """
+
+    values: np.ndarray
+    measure: str
+    nearest: np.ndarray | None = None
 
 
 @torch.no_grad()
@@ -30,9 +48,15 @@ def anchor_distances(vectors: Tensor, anchors: Tensor) -> Tensor:
     return torch.stack([(images - anchor).square().mean(dim=(1, 2)) for anchor in anchors.double()], dim=1)
 
 
-def image_scores(vectors: Tensor, anchors: Tensor) -> Tensor:
-    """Distance of every image vector to its nearest anchor, (N,) float64; arguments as `anchor_distances`."""
-    return anchor_distances(vectors, anchors).amin(dim=1)
+def image_scores(vectors: np.ndarray, anchors: Tensor) -> ImageScores:
+    """Distance of each of the (N, C, D) vectors to the nearest of the (V, C, D) source anchors.
+
+    The vectors may be mapped into memory and of any float type; they are read in pieces.
+    """
+    pieces = [anchor_distances(torch.from_numpy(np.array(rows)), anchors) for _, rows in in_rows(vectors)]
+    distances = torch.cat(pieces)
+    measure = f"distance to {len(anchors)} source anchors"
+    return ImageScores(distances.amin(dim=1).numpy(), measure, distances.argmin(dim=1).numpy())
 
 
 def select_images(scores: np.ndarray, count: int) -> np.ndarray:

@@ -27,6 +27,7 @@ PICKED: Color = (255, 230, 0)
 PICTURE_HEIGHT = 384  # of each of the four pictures of an image, at most
 SMALLEST_MARK = 3  # pixels of the picture; a 3x3 square of a 2048x1024 image would be one
 SUMMARY = "summary.json"
+CAPTIONS = "captions.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,8 +145,21 @@ def read_summaries(store: AnnotationStore, num_classes: int) -> list[RoundSummar
 
 def picture_path(store: AnnotationStore, number: int, name: str) -> Path:
     """Where the picture of an image in a round is kept, for `write_index` to find it."""
-    stem = Path(name).with_suffix("").as_posix().replace("/", "_")
-    return store.round(number).folder / "pictures" / f"{stem}.png"
+    return store.round(number).folder / "pictures" / f"{_stem(name)}.png"
+
+
+def write_captions(folder: Path, captions: Mapping[str, str]) -> None:
+    """Says in the folder of a round which images are drawn, in this order, and a line about each."""
+    write_atomically(folder / CAPTIONS, json.dumps(captions, indent=1) + "\n")
+
+
+def read_captions(folder: Path) -> dict[str, str]:
+    """What `write_captions` wrote; nothing where that is missing or damaged."""
+    try:
+        found = json.loads((folder / CAPTIONS).read_bytes())
+    except (OSError, ValueError):
+        return {}
+    return {name: str(text) for name, text in found.items()} if isinstance(found, dict) else {}
 
 
 def picks_picture(
@@ -159,7 +173,7 @@ def picks_picture(
 ) -> np.ndarray:
     """Four pictures side by side: image, score map, picked regions, and what was bought.
 
-    Of a whole image the prediction is shown in place of the picked regions.
+    Of a whole image the score map is the entropy, and the prediction takes the place of the picked regions.
 
     Args:
         image: (H, W, 3) uint8 RGB.
@@ -182,7 +196,7 @@ def picks_picture(
         maps = [query.predicted] if answered is None else [query.predicted, answered]
         shown = [colorize(_reduced(labels.reshape(query.size), (height, width)), palette) for labels in maps]
         return contact_sheet(
-            [[small, heat, *shown]], ("image", "score", "predicted", "bought"), height=height
+            [[small, heat, *shown]], ("image", "entropy", "predicted", "bought"), height=height
         )
     picked, marked = _marks(query, label_radius, classes, (height, width))
     grey = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY) // 2 + 96  # pale, so that the colours stand out
@@ -261,32 +275,31 @@ _STYLE = (
 
 
 def _overview(rounds: Sequence[RoundSummary]) -> str:
-    rows = [_row([_round_name(one.info), *_figures(one)]) for one in rounds]
-    titles = ("round", "iteration", "images", "decisions", "pixels", "labelled", "ignored", "unanswered",
-              "as predicted", "exhausted images")  # fmt: skip
-    if rounds:
-        info = rounds[-1].info
-        text = (
-            f"{info.method}, {info.setting}, budget {info.budget} in {info.rounds} rounds, seed {info.seed}"
-        )
-        about = f"<p>{html.escape(text)}</p>\n"
-    else:
-        about = "<p>No round is complete yet.</p>\n"
-    return about + _table(titles, rows)
+    if not rounds:
+        return "<p>No round is complete yet.</p>\n"
+    info = rounds[-1].info
+    held = f" in {info.rounds} rounds" if info.rounds > 1 else ""
+    text = f"{info.method}, {info.setting}, budget {info.budget}{held}, seed {info.seed}"
+    rows = [_row([_round_name(one.info), *_figures(one).values()]) for one in rounds]
+    return f"<p>{html.escape(text)}</p>\n" + _table(("round", *_figures(rounds[0])), rows)
 
 
-def _figures(summary: RoundSummary) -> list[str]:
+def _figures(summary: RoundSummary) -> dict[str, str]:
+    """The numbers of a round by their titles."""
     agreement = "" if summary.agreement is None else f"{100 * summary.agreement:.1f} %"
-    counts = (
-        summary.info.iteration,
-        summary.info.images,
-        summary.decisions,
-        summary.pixels,
-        summary.labelled,
-        summary.ignored,
-        summary.unanswered,
-    )
-    return [*map(str, counts), agreement, str(len(summary.exhausted))]
+    figures = {
+        "iteration": summary.info.iteration,
+        "images": summary.info.images,
+        "decisions": summary.decisions,
+        "pixels": summary.pixels,
+        "labelled": summary.labelled,
+        "ignored": summary.ignored,
+        "unanswered": summary.unanswered,
+        "as predicted": agreement,
+    }
+    if not summary.info.whole_images:  # in which there is always room for their one pick
+        figures["exhausted images"] = len(summary.exhausted)
+    return {title: str(figure) for title, figure in figures.items()}
 
 
 def _classes_table(summary: RoundSummary, class_names: Sequence[str], palette: Sequence[Color]) -> str:
@@ -305,12 +318,25 @@ def _classes_table(summary: RoundSummary, class_names: Sequence[str], palette: S
 
 
 def _pictures(folder: Path, number: int) -> str:
+    """The pictures with captions in the order of these, then the others by name."""
+    place = folder / f"round_{number:02d}"
+    captions = {_stem(name): text for name, text in read_captions(place).items()}
+    order = {stem: index for index, stem in enumerate(captions)}
+    paths = sorted(
+        (place / "pictures").glob("*.png"), key=lambda path: (order.get(path.stem, len(order)), path.name)
+    )
     parts = []
-    for path in sorted((folder / f"round_{number:02d}" / "pictures").glob("*.png")):
+    for path in paths:
         link = html.escape(quote(path.relative_to(folder).as_posix()))
         image = f'<a href="{link}"><img src="{link}" loading="lazy" alt=""></a>'
-        parts.append(f"<figure>{image}<figcaption>{html.escape(path.stem)}</figcaption></figure>\n")
+        caption = html.escape("; ".join(filter(None, (path.stem, captions.get(path.stem)))))
+        parts.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>\n")
     return "".join(parts)
+
+
+def _stem(name: str) -> str:
+    """The name of an image as that of a file without suffix."""
+    return Path(name).with_suffix("").as_posix().replace("/", "_")
 
 
 def _round_name(info: RoundInfo) -> str:

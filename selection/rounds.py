@@ -183,6 +183,10 @@ class RoundFolder:
         arrays = self._read_classes(self._answers, queries)
         return None if arrays is None else arrays["classes"]
 
+    def has_answers(self) -> bool:
+        """Whether answers of people are being collected; their content is not read."""
+        return self._answers.exists()
+
     def answer_extras(self, queries: RoundQueries | None = None) -> dict[str, np.ndarray]:
         """What was stored beside the answers; empty without a file. Errors as `answers`."""
         arrays = self._read_classes(self._answers, queries) or {}

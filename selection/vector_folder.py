@@ -25,6 +25,14 @@ Content = Mapping[str, str | int]
 _DESCRIBE_AGAIN = "its images are described again"
 _CHECK_SUM = "vectors_crc32"
 _BYTES_AT_ONCE = 2**24
+_ROWS_AT_ONCE = 256  # 5 MB of published vectors
+
+
+def in_rows(vectors: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """Slices of a matrix and their rows, in order: what is mapped into memory is never read whole."""
+    for start in range(0, len(vectors), _ROWS_AT_ONCE):
+        part = slice(start, min(start + _ROWS_AT_ONCE, len(vectors)))
+        yield part, vectors[part]
 
 
 @dataclass(frozen=True, slots=True, eq=False)

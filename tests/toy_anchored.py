@@ -18,22 +18,24 @@ from data_loaders.streams import SampleStream
 from networks import build
 from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec
+from selection.anchor_files import Domain
 from selection.budget import Budget
 from selection.store import AnnotationStore
 from tests.toy_active import SIZE, SPACE, ArrayImages, DrawnImages, drawn_streams
 from tests.toy_training import WORLD
 from trainers.anchored import AnchoredSettings
 from trainers.anchored_stages import StagedTrainer, StagePlan
-from trainers.domain_anchors import DomainAnchors
+from trainers.domain_anchors import ClusterSettings, DomainAnchors
 from trainers.image_round import ImageQuerySettings, ImageRound
 from trainers.loop_settings import LoopSettings
 from trainers.oracles import TruthOracle
 from trainers.query_rounds import Oracle, QueryRounds
 from trainers.target_images import BoughtLabelReader
-from utils.arguments.anchored_options import PHASES
 from utils.distributed import World
 from utils.maths import upsample
+from utils.phases import PHASES
 from utils.runs import Run, open_run
+from utils.stopping import never
 
 STEPS = (2, 2)
 COUNT = 3  # images that are bought, of
@@ -102,11 +104,6 @@ class ScriptedScores:
         return None if score is None else {"val/miou": score}
 
 
-def never() -> bool:
-    """No stop signal comes."""
-    return False
-
-
 def after_calls(count: int) -> Callable[[], bool]:
     """A stop signal that is seen from that call on."""
     calls = iter(range(1_000_000))
@@ -153,17 +150,19 @@ def staged_trainer(
     reader = BoughtLabelReader(store.load(0))
     source, target = source_images(), DrawnImages(IMAGES, seed=1)
 
-    def anchors(domain: str, samples: DrawnImages) -> DomainAnchors:
+    def anchors(domain: Domain, samples: DrawnImages) -> DomainAnchors:
         return DomainAnchors(
-            domain=domain,
             network=network,
             samples=samples,
             labelled=domain == "source",
             fingerprint=domain,
-            folder=folder / "anchors",
-            num_anchors=ANCHORS,
-            class_names=SPACE.class_names,
-            allow_absent=True,
+            clusters=ClusterSettings(
+                domain=domain,
+                folder=folder / "anchors",
+                num_anchors=ANCHORS,
+                class_names=SPACE.class_names,
+                allow_absent=True,
+            ),
             world=world,
             num_workers=0,
             stop=stops.get(domain, never),

@@ -22,11 +22,13 @@ from trainers.loop_settings import EndOfRun, Event, Interrupted, Outcome
 from trainers.query_rounds import QueryRounds
 from trainers.shared_folder import check_seen_everywhere
 from utils import snapshots
+from utils.errors import UserError
 from utils.maths import at_least_float32
 from utils.phases import PHASES, reaches
 
 logger = logging.getLogger(__name__)
 
+DOMAINS = ("source", "target")
 CHOICE = "choice of the images to be labelled"
 
 
@@ -56,13 +58,26 @@ class StagePlan:
 
 
 class StageState(nn.Module):
-    """What a snapshot says about the stage: 1 or 2. On the CPU, so that asking waits for no device."""
+    """What a snapshot says about the stage: 1 or 2, and which anchors were given. On the CPU, so that asking
+    waits for no device.
+
+    Args:
+        given: hex SHA-256 of the anchors or vectors of "source" and of "target" that files give; "" where the
+            run describes the images.
+    """
 
     number: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, given: Mapping[str, str]) -> None:
         super().__init__()
         self.register_buffer("number", torch.ones((), dtype=torch.int64))
+        for domain in DOMAINS:
+            digest = bytes.fromhex(given.get(domain, "")) or bytes(32)
+            self.register_buffer(f"{domain}_given", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
+
+    def given(self, domain: str) -> Tensor:
+        """(32,) uint8 digest; zeros where the images are described."""
+        return self.get_buffer(f"{domain}_given")
 
 
 class StagedTrainer(AnchoredTrainer):
@@ -75,6 +90,7 @@ class StagedTrainer(AnchoredTrainer):
         source_anchors: what the choice goes by, (V, C, D); None when a stop signal cut it short. Collective.
         target_anchors: of the target as the network of stage 1 sees it; likewise.
         make_streams: the streams of stage 1 or 2 for what is bought by now.
+        given: of `StageState`.
     """
 
     def __init__(
@@ -88,6 +104,7 @@ class StagedTrainer(AnchoredTrainer):
         source_anchors: Callable[[], Tensor | None],
         target_anchors: Callable[[], Tensor | None],
         make_streams: Callable[[int], Mapping[str, SampleStream]],
+        given: Mapping[str, str] | None = None,
         **loop: object,
     ) -> None:
         self.plan = plan
@@ -95,15 +112,22 @@ class StagedTrainer(AnchoredTrainer):
         self.source_anchors = source_anchors
         self.target_anchors = target_anchors
         self.make_streams = make_streams
-        self.stage = StageState()
+        self.stage = StageState(given or {})
         weight = next(network.parameters())
         anchors = torch.zeros(anchors_shape, dtype=at_least_float32(weight).dtype, device=weight.device)
         super().__init__(network=network, settings=settings, anchors=anchors, **loop)
 
     def learning_rates(self, iteration: int) -> dict[str, float]:
         """Rate of the whole network at a 0-based iteration: the schedule begins anew in stage 2."""
-        begun = self.plan.steps[0] if int(self.stage.number) == 2 else 0
-        return super().learning_rates(iteration - begun)
+        return super().learning_rates(iteration - self._begun())
+
+    def iterations_of_stage(self) -> int:
+        """Updates in the present stage."""
+        return self.iteration - self._begun()
+
+    def _begun(self) -> int:
+        """Iterations before the present stage."""
+        return self.plan.steps[0] if int(self.stage.number) == 2 else 0
 
     def method_modules(self) -> dict[str, nn.Module]:
         """Anchors, stage, and which annotations trained the network."""
@@ -111,9 +135,24 @@ class StagedTrainer(AnchoredTrainer):
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         """Takes over a state made by `state()`; one of a run for target anchors alone goes on with the choice
-        of images."""
+        of images.
+
+        Raises:
+            UserError: on every rank: anchors that are still to be used are not those of the run's beginning.
+        """
+        here = {domain: self.stage.given(domain).clone() for domain in DOMAINS}
         super().load_state(state)
-        if self.plan.buys and not self.rounds.reader.bought.rounds:
+        chosen = bool(self.rounds.reader.bought.rounds)
+        pending = {"source": not chosen, "target": int(self.stage.number) == 1}
+        for domain in DOMAINS:
+            if pending[domain] and not torch.equal(self.stage.given(domain), here[domain]):
+                raise UserError(
+                    f"the anchors of the {domain} would come from elsewhere than when the run began "
+                    f"(--{domain}-anchors{', --source-vectors' if domain == 'source' else ''}); give what "
+                    "was given then, or another --snapshot-dir",
+                    everywhere=True,
+                )
+        if self.plan.buys and not chosen:
             self.waiting_event = CHOICE
 
     def rebuild_streams(self) -> Mapping[str, SampleStream]:

@@ -31,6 +31,7 @@ from utils.class_spaces import ClassSpace, class_space
 from utils.distributed import World
 from utils.errors import UserError
 from utils.precision import Precision, exact_float32
+from utils.stopping import never
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ def fill_bank(
     precision: Precision | None = None,
     num_workers: int = 0,
     patience: int = PATIENCE,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
 ) -> tuple[Tensor, Tensor] | None:
     """A bank of `size` features (K, D) and labels (K,) on the CPU; None when a stop signal cut it short.
 

@@ -114,6 +114,10 @@ class Trainer:
         """Puts the network into the mode in which it trains at a 0-based iteration."""
         self.network.train()
 
+    def iterations_of_stage(self) -> int:
+        """Updates since training began, or began anew: evaluations are counted from there."""
+        return self.iteration
+
     def pictures(self, batches: Batches) -> Mapping[str, np.ndarray]:
         """(H, W, 3) uint8 pictures of the newest iteration by name; may leave the network in evaluation
         mode."""
@@ -284,8 +288,8 @@ class Trainer:
         return self.iteration == self.loop.num_steps_stop
 
     def _evaluation_due(self) -> bool:
-        every = self.loop.evaluate_every
-        due = self._at_end() or (every > 0 and self.iteration > 0 and self.iteration % every == 0)
+        every, done = self.loop.evaluate_every, self.iterations_of_stage()
+        due = self._at_end() or (every > 0 and done > 0 and done % every == 0)
         return due and self.evaluated_at != self.iteration
 
     def _evaluate_if_due(self) -> bool:

@@ -7,8 +7,8 @@ at a time in eval mode.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -18,24 +18,18 @@ from data_loaders.samples import Sample
 from data_loaders.streams import SampleSource
 from losses.objective import class_means_of, nearest_labels
 from networks.segmentation import SegmentationNetwork
-from selection.vector_folder import VectorFolder
-from trainers.inference import ImageProgress, evaluation_mode, prefetch
+from selection.vector_folder import VectorFolder, in_rows
+from trainers.image_pass import pass_over
 from trainers.labelling import weights_digest
 from trainers.shared_folder import check_seen_everywhere, seen_in_time
 from utils import distributed, maths
 from utils.distributed import World
 from utils.errors import UserError
-from utils.precision import exact_float32
+from utils.stopping import never
 
 logger = logging.getLogger(__name__)
 
 PART_IMAGES = 64  # images a process describes between two writes: what a kill loses at most
-_ROWS_AT_ONCE = 256
-
-
-def never() -> bool:
-    """No stop signal ever comes."""
-    return False
 
 
 def describe(
@@ -72,7 +66,6 @@ def describe(
         UserError: on every rank: a folder that not all ranks see or rank 0 cannot write; on the rank that
             finds it: features or logits that are not finite, images that cannot be read.
     """
-    distributed.synchronize_buffers_(network)  # so that it does not matter who describes an image
     content = distributed.from_rank_zero(
         lambda: {
             "weights": weights_digest(network),
@@ -86,105 +79,66 @@ def describe(
     finished = distributed.from_rank_zero(lambda: folder.begin(content))
     folder.join(content)
     check_seen_everywhere(folder.description_path, f"the description of the {what}")
-    missing = np.flatnonzero(~finished).tolist()
-    mine = [missing[place] for place in distributed.shard(len(missing))]
-    described = 0
-    with evaluation_mode(network), exact_float32():
-        for part in _parts(
-            network,
-            samples,
-            mine,
-            what=what,
-            labelled=labelled,
-            world=world,
-            num_workers=num_workers,
-            stop=stop,
-        ):
-            folder.write_part(*part.arrays())
-            described += len(part.positions)
-    if distributed.any_rank(described < len(mine), what=f"describing the {what}"):
+    if not pass_over(
+        network,
+        np.flatnonzero(~finished).tolist(),
+        load=lambda number: (number, samples.sample(number, None)),
+        see=lambda loaded: _described_image(network, *loaded, labelled=labelled, device=world.device),
+        keep=lambda part: folder.write_part(*_arrays(part)),
+        collect=lambda: _assemble(folder, samples, what),
+        what=f"describing {what}",
+        part_images=PART_IMAGES,
+        num_workers=num_workers,
+        stop=stop,
+    ):
         return False
-    distributed.from_rank_zero(lambda: _assemble(folder, samples, what))
     check_seen_everywhere(folder.entropies_path, f"the vectors of the {what}")
     return True
 
 
 def empty_images(vectors: np.ndarray) -> np.ndarray:
     """Positions of the images that show no class: (N, C, D) vectors that are all zeros, read in pieces."""
-    pieces = [
-        vectors[start : start + _ROWS_AT_ONCE].any(axis=(1, 2))
-        for start in range(0, len(vectors), _ROWS_AT_ONCE)
-    ]
-    return np.flatnonzero(~np.concatenate(pieces))
+    return np.flatnonzero(~np.concatenate([rows.any(axis=(1, 2)) for _, rows in in_rows(vectors)]))
 
 
-@dataclass(slots=True)
-class _Images:
-    """Some images that are described; the numbers stay on the device until `arrays` copies them in one go."""
+@dataclass(frozen=True, slots=True)
+class _Image:
+    """What is kept of an image, on the device, until `_arrays` copies a whole part in one go."""
 
-    positions: list[int] = field(default_factory=list)
-    names: list[str] = field(default_factory=list)
-    vectors: list[Tensor] = field(default_factory=list)  # (C, D) each
-    entropies: list[Tensor] = field(default_factory=list)  # scalars
-    finite: list[Tensor] = field(default_factory=list)  # scalars
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Positions, vectors and entropies as a `VectorFolder` takes them.
-
-        Raises:
-            UserError: the network's output for an image is not finite.
-        """
-        broken = (~torch.stack(self.finite)).nonzero().flatten().tolist()
-        if broken:
-            raise UserError(
-                f"the network's features or output for {self.names[broken[0]]} are not finite; the "
-                "weights are broken: describe the images with another snapshot"
-            )
-        vectors = torch.stack(self.vectors).to("cpu", torch.float32).numpy()
-        entropies = torch.stack(self.entropies).cpu().numpy()
-        return np.array(self.positions, np.int64), vectors, entropies
+    position: int
+    name: str
+    vector: Tensor  # (C, D)
+    entropy: Tensor  # ()
+    finite: Tensor  # () bool
 
 
-def _parts(
-    network: SegmentationNetwork,
-    samples: SampleSource,
-    numbers: Sequence[int],
-    *,
-    what: str,
-    labelled: bool,
-    world: World,
-    num_workers: int,
-    stop: Callable[[], bool],
-) -> Iterator[_Images]:
-    """Some images described, a part at a time, as far as no stop signal comes."""
-    progress = ImageProgress(f"describing {what}", len(numbers))
-    part = _Images()
+def _arrays(part: Sequence[_Image]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Positions, vectors and entropies as a `VectorFolder` takes them.
 
-    def load(number: int) -> tuple[int, Sample]:
-        return number, samples.sample(number, None)
+    Raises:
+        UserError: the network's output for an image is not finite.
+    """
+    broken = (~torch.stack([image.finite for image in part])).nonzero().flatten().tolist()
+    if broken:
+        raise UserError(
+            f"the network's features or output for {part[broken[0]].name} are not finite; the "
+            "weights are broken: describe the images with another snapshot"
+        )
+    vectors = torch.stack([image.vector for image in part]).to("cpu", torch.float32).numpy()
+    entropies = torch.stack([image.entropy for image in part]).cpu().numpy()
+    return np.array([image.position for image in part], np.int64), vectors, entropies
 
-    for number, sample in prefetch(load, numbers, num_workers):
-        if stop():
-            break
-        image = sample.image[None].to(world.device)
-        label = None
-        if labelled:
-            assert sample.label is not None, f"{sample.name} has no label"
-            label = sample.label[None].to(world.device)
-        output = network(image)
-        assert output.features is not None, "the network gives no features"
-        vector, entropy, finite = described(output.features, output.logits, label)
-        part.positions.append(number)
-        part.names.append(sample.name)
-        part.vectors.append(vector)
-        part.entropies.append(entropy)
-        part.finite.append(finite)
-        progress.advance()
-        if len(part.positions) == PART_IMAGES:
-            yield part
-            part = _Images()
-    if part.positions:
-        yield part
+
+def _described_image(
+    network: SegmentationNetwork, number: int, sample: Sample, *, labelled: bool, device: torch.device
+) -> _Image:
+    label = None
+    if labelled:
+        assert sample.label is not None, f"{sample.name} has no label"
+        label = sample.label[None].to(device)
+    output = network(sample.image[None].to(device))
+    assert output.features is not None, "the network gives no features"
+    return _Image(number, sample.name, *described(output.features, output.logits, label))
 
 
 def described(features: Tensor, logits: Tensor, label: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:

@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +17,7 @@ from torch import Tensor
 from data_loaders.streams import SampleSource
 from networks.segmentation import SegmentationNetwork
 from selection.anchor_files import (
+    Domain,
     centroids_name,
     clusters_name,
     read_vectors,
@@ -27,16 +27,33 @@ from selection.anchor_files import (
     write_vectors,
 )
 from selection.anchors import Clusters, cluster
-from selection.vector_folder import VectorFolder
-from trainers.description import describe, never
+from selection.vector_folder import VectorFolder, in_rows
+from trainers.description import describe
 from utils import distributed
 from utils.distributed import World
 from utils.errors import UserError
+from utils.stopping import never
 
 logger = logging.getLogger(__name__)
 
-Domain = Literal["source", "target"]
-_ROWS_AT_ONCE = 256
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClusterSettings:
+    """How the vectors of a domain become anchors, and where these are written.
+
+    Attributes:
+        domain: for names of files and messages.
+        folder: of all anchors of the run.
+        num_anchors: V.
+        class_names: C, for messages.
+        allow_absent: a class that no source image shows gets rows of zeros instead of an error.
+    """
+
+    domain: Domain
+    folder: Path
+    num_anchors: int
+    class_names: Sequence[str]
+    allow_absent: bool = False
 
 
 @dataclass(slots=True, kw_only=True)
@@ -44,29 +61,21 @@ class DomainAnchors:
     """Makes the anchors of a domain, from its images to K-means. Every rank must call it.
 
     Attributes:
-        domain: "source" or "target", for names of files and messages.
         network: unwrapped, on its device.
         samples: whole images of the domain, without augmentation.
         labelled: whether the vectors are of pixels that are labelled as well as predicted, as the source's.
         fingerprint: changes with the images and the size they are seen at.
-        folder: of all anchors of the run.
-        num_anchors: V.
-        class_names: C, for messages.
-        allow_absent: a class that no source image shows gets rows of zeros instead of an error.
+        clusters: what follows the description.
         published_vectors: also write all vectors in the published file, which is twice as large as ours.
         num_workers: threads that load images ahead.
         stop: asked before every image; true on any rank ends the work there.
     """
 
-    domain: Domain
     network: SegmentationNetwork
     samples: SampleSource
     labelled: bool
     fingerprint: str
-    folder: Path
-    num_anchors: int
-    class_names: Sequence[str]
-    allow_absent: bool = False
+    clusters: ClusterSettings
     published_vectors: bool = False
     world: World
     num_workers: int = 2
@@ -79,13 +88,14 @@ class DomainAnchors:
             UserError: more anchors than images, or a class that no source image shows (the vectors stay on
                 disk); and as `describe`.
         """
-        check_count(len(self.samples), self.num_anchors, f"{self.domain} images")
-        vectors = VectorFolder(self.folder / f"{self.domain}_vectors")
+        what = f"{self.clusters.domain} images"
+        check_count(len(self.samples), self.clusters.num_anchors, what)
+        vectors = VectorFolder(self.clusters.folder / f"{self.clusters.domain}_vectors")
         finished = describe(
             self.network,
             self.samples,
             vectors,
-            what=f"{self.domain} images",
+            what=what,
             labelled=self.labelled,
             fingerprint=self.fingerprint,
             world=self.world,
@@ -94,35 +104,22 @@ class DomainAnchors:
         )
         if not finished:
             return None
-        return torch.from_numpy(distributed.from_rank_zero(lambda: self._clustered(vectors.vectors())))
+        return torch.from_numpy(distributed.from_rank_zero(lambda: self._from(vectors.vectors())))
 
-    def _clustered(self, vectors: np.ndarray) -> np.ndarray:
+    def _from(self, vectors: np.ndarray) -> np.ndarray:
+        """Rank 0 only."""
         if self.published_vectors:
-            write_vectors(self.folder / vectors_name(self.domain), vectors)
-        return _clustered(
-            vectors,
-            domain=self.domain,
-            folder=self.folder,
-            num_anchors=self.num_anchors,
-            class_names=self.class_names,
-            allow_absent=self.allow_absent,
-        )
+            path = self.clusters.folder / vectors_name(self.clusters.domain)
+            write_vectors(path, vectors)
+            logger.info("vectors of %d %s images: %s", len(vectors), self.clusters.domain, path)
+        return clustered(vectors, self.clusters)
 
 
-def anchors_from_vectors(
-    path: Path,
-    *,
-    domain: Domain,
-    folder: Path,
-    num_anchors: int,
-    class_names: Sequence[str],
-    channels: int,
-    allow_absent: bool = False,
-) -> Tensor:
-    """The anchors of a published file of vectors, as `DomainAnchors` makes them. Collective.
+def anchors_from_vectors(path: Path, settings: ClusterSettings, *, channels: int) -> Tensor:
+    """The anchors of a file of vectors, as `DomainAnchors` makes them. Collective.
 
     Args:
-        path: of the vectors (N, C, D).
+        path: of the vectors (N, C, D), published or a .npy.
         channels: D of the network.
 
     Returns:
@@ -134,16 +131,9 @@ def anchors_from_vectors(
     """
 
     def make() -> np.ndarray:
-        vectors = read_vectors(path, num_classes=len(class_names), channels=channels)
-        check_count(len(vectors), num_anchors, f"vectors in {path}")
-        return _clustered(
-            vectors,
-            domain=domain,
-            folder=folder,
-            num_anchors=num_anchors,
-            class_names=class_names,
-            allow_absent=allow_absent,
-        )
+        vectors = read_vectors(path, num_classes=len(settings.class_names), channels=channels)
+        check_count(len(vectors), settings.num_anchors, f"vectors in {path}")
+        return clustered(vectors, settings)
 
     return torch.from_numpy(distributed.from_rank_zero(make))
 
@@ -161,39 +151,36 @@ def check_count(count: int, num_anchors: int, what: str) -> None:
         )
 
 
-def _clustered(
-    vectors: np.ndarray,
-    *,
-    domain: Domain,
-    folder: Path,
-    num_anchors: int,
-    class_names: Sequence[str],
-    allow_absent: bool,
-) -> np.ndarray:
-    """Anchors (V, C, D) of the vectors, also as files. Rank 0 only."""
-    _check_classes(vectors, domain, class_names, allow_absent=allow_absent)
-    clusters = cluster(vectors, num_anchors)
-    write_centroids(folder / centroids_name(domain, num_anchors), clusters.centroids)
-    write_clusters(folder / clusters_name(domain, num_anchors), clusters.labels)
-    _say(clusters, domain)
+def clustered(vectors: np.ndarray, settings: ClusterSettings) -> np.ndarray:
+    """Anchors (V, C, D) of the vectors (N, C, D), also as the published files. Rank 0 only.
+
+    Raises:
+        UserError: no source image shows a class.
+    """
+    domain, count = settings.domain, settings.num_anchors
+    _check_classes(vectors, settings)
+    clusters = cluster(vectors, count)
+    path = settings.folder / centroids_name(domain, count)
+    write_centroids(path, clusters.centroids)
+    write_clusters(settings.folder / clusters_name(domain, count), clusters.labels)
+    logger.info("%d %s anchors, %s; %s", count, domain, _in_words(clusters), path)
     return clusters.centroids
 
 
-def _check_classes(
-    vectors: np.ndarray, domain: Domain, class_names: Sequence[str], *, allow_absent: bool
-) -> None:
+def _check_classes(vectors: np.ndarray, settings: ClusterSettings) -> None:
     """Refuses classes that no source image shows; warns of those of the target."""
-    seen = np.zeros(len(class_names), bool)
-    for start in range(0, len(vectors), _ROWS_AT_ONCE):
-        seen |= vectors[start : start + _ROWS_AT_ONCE].any(axis=(0, 2))
-    absent = [name for name, is_seen in zip(class_names, seen, strict=True) if not is_seen]
+    domain, names = settings.domain, settings.class_names
+    seen = np.zeros(len(names), bool)
+    for _, rows in in_rows(vectors):
+        seen |= rows.any(axis=(0, 2))
+    absent = [name for name, is_seen in zip(names, seen, strict=True) if not is_seen]
     if not absent:
         return
     found = (
         f"none of the {len(vectors)} {domain} images shows {', '.join(absent)} on 10 pixels or more"
         f"{' that are also predicted as such' if domain == 'source' else ''}"
     )
-    if domain == "source" and not allow_absent:
+    if domain == "source" and not settings.allow_absent:
         raise UserError(
             f"{found}; take --classes without them, or cluster with rows of zeros by --allow-absent-classes",
             everywhere=True,
@@ -201,10 +188,9 @@ def _check_classes(
     logger.warning("%s: these rows of the anchors are zeros", found)
 
 
-def _say(clusters: Clusters, domain: Domain) -> None:
-    sizes = ", ".join(map(str, clusters.sizes.tolist()))
-    objective = ""
-    if clusters.objective:
-        first, last = clusters.objective[0], clusters.objective[-1]
-        objective = f"; K-means objective {first:.6g} -> {last:.6g} in {len(clusters.objective)} iterations"
-    logger.info("%d %s anchors, images of each: %s%s", len(clusters.centroids), domain, sizes, objective)
+def _in_words(clusters: Clusters) -> str:
+    sizes = f"images of each: {', '.join(map(str, clusters.sizes.tolist()))}"
+    if not clusters.objective:
+        return sizes
+    first, last = clusters.objective[0], clusters.objective[-1]
+    return f"{sizes}; K-means objective {first:.6g} -> {last:.6g} in {len(clusters.objective)} iterations"

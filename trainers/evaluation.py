@@ -34,6 +34,7 @@ from utils.maths import upsample
 from utils.metrics import ConfusionMatrix, Scores, scores
 from utils.pictures import colorize, contact_sheet, error_map, heat_map, write_png
 from utils.precision import Precision
+from utils.stopping import never
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def evaluate(
     precision: Precision | None = None,
     num_workers: int = 2,
     read_truth: Callable[[Item], np.ndarray] | None = None,
-    stop: Callable[[], bool] = lambda: False,
+    stop: Callable[[], bool] = never,
 ) -> Evaluation | None:
     """Scores a network on labelled images under a protocol. Every rank must call it; all get the same result.
 
@@ -127,8 +128,7 @@ def evaluate(
     stopped = False
     with evaluation_mode(network):
         for item, prepared, truth in prefetch(load, _own_part(files), num_workers):
-            stopped = stop()
-            if stopped:
+            if stopped := stop():
                 break
             prediction = predictor.predict(prepared, _size_of(truth))
             _check_size(item, prediction.label.shape, truth, protocol)

@@ -6,11 +6,8 @@ anchor. Descriptions and predictions are on disk in parts, so that a round that 
 
 from __future__ import annotations
 
-import csv
-import io
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from decimal import Decimal
 from pathlib import Path
 
 import numpy as np
@@ -20,27 +17,26 @@ from torch import Tensor
 from data_loaders.samples import Sample
 from data_loaders.streams import SampleSource
 from networks.segmentation import SegmentationNetwork
-from selection.anchor_files import remaining_positions, write_list, write_positions
 from selection.budget import Budget
-from selection.image_distance import anchor_distances, select_images
+from selection.image_choice import ImageChoice, choose_images, entropy_scores, random_scores, write_choice
+from selection.image_distance import ImageScores, image_scores
 from selection.queries import WHOLE_IMAGE, whole_image_pick
+from selection.report import write_captions
 from selection.rounds import ImageQuery, RoundFolder, RoundInfo, RoundQueries
 from selection.store import BoughtLabels
 from selection.vector_folder import VectorFolder
-from trainers.description import describe, never
-from trainers.inference import ImageProgress, Pass, evaluation_mode, fuse, prefetch
+from trainers.description import describe
+from trainers.image_pass import pass_over
+from trainers.inference import Pass, fuse
 from trainers.query_reports import write_score_map
 from trainers.shared_folder import check_seen_everywhere, seen_in_time
 from trainers.target_images import TargetImages
-from utils import distributed, maths, seeding
+from utils import distributed, maths
 from utils.distributed import World
 from utils.errors import UserError
-from utils.files import write_atomically
-from utils.precision import exact_float32
+from utils.stopping import never
 
 PART_IMAGES = 4  # predictions between two writes; each has a byte per pixel of its image
-SCORES_NAME = "scores.csv"
-_ROWS_AT_ONCE = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,7 +49,7 @@ class ImageQuerySettings:
             "random".
         seed: of the random choice.
         network_input: "WxH" that images are scored at, for the record.
-        pictures: how many images, the first that are asked about, are drawn.
+        pictures: how many images are drawn, of the chosen ones those with the highest scores.
         count: of the images that are asked about, those with known labels and those of a list too.
     """
 
@@ -83,86 +79,6 @@ class ImageQuerySettings:
     def rounds(self) -> int:
         """All images are chosen at once."""
         return 1
-
-
-def budget_name(budget: Budget | None, count: int) -> str:
-    """The part of the lists' names that says how much: "0.05" for 5%, else such as "148images"."""
-    if budget is None or budget.unit != "percent":
-        return f"{count}images"
-    return f"{(Decimal(repr(float(budget.amount))) / 100).normalize():f}"
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class ImageScores:
-    """What images are ranked by.
-
-    Attributes:
-        values: (N,) float64, the higher the rather chosen.
-        nearest: (N,) int64 nearest anchor of each image, where anchors are the measure.
-    """
-
-    values: np.ndarray
-    nearest: np.ndarray | None = None
-
-
-def distance_scores(vectors: np.ndarray, anchors: Tensor) -> ImageScores:
-    """Distance of each of the (N, C, D) vectors to the nearest of the (V, C, D) anchors; read in pieces."""
-    pieces = [
-        anchor_distances(torch.from_numpy(np.array(vectors[start : start + _ROWS_AT_ONCE])), anchors)
-        for start in range(0, len(vectors), _ROWS_AT_ONCE)
-    ]
-    distances = torch.cat(pieces)
-    return ImageScores(distances.amin(dim=1).numpy(), distances.argmin(dim=1).numpy())
-
-
-def random_scores(count: int, seed: int) -> ImageScores:
-    """`count` down to 1 in a random order that follows from the seed."""
-    values = np.empty(count)
-    order = seeding.generator(seed, "random-images", 0).permutation(count)
-    values[order] = np.arange(count, 0, -1)
-    return ImageScores(values)
-
-
-def asked_positions(values: np.ndarray, known: np.ndarray, count: int) -> np.ndarray:
-    """Positions of all images that are asked about, ascending: those known, and the best of the others.
-
-    Args:
-        values: (N,) scores.
-        known: positions that are asked about whatever their scores.
-        count: of the result.
-    """
-    known = np.unique(known)
-    wanted = count - len(known)
-    others = remaining_positions(len(values), known)
-    assert 0 <= wanted <= len(others), (count, len(known), len(values))
-    if wanted == 0:
-        return known
-    return np.union1d(known, others[select_images(values[others], wanted)])
-
-
-def write_choice(
-    folder: Path, asked: np.ndarray, names: Sequence[str], scores: ImageScores | None, budget: str
-) -> None:
-    """Writes the published list and index of the images that are asked about, and all scores as a table.
-
-    Args:
-        folder: of the lists.
-        asked: positions, ascending.
-        names: of all target images.
-        scores: of all of them; None where the images were given.
-        budget: as `budget_name` gives it.
-    """
-    write_list(folder / f"stage1_cac_list_{budget}.txt", [names[position] for position in asked])
-    write_positions(folder / f"stage1_cac_index_{budget}.txt", asked)
-    is_asked = np.isin(np.arange(len(names)), asked)
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["name", "score", "nearest anchor", "chosen"])
-    for position, name in enumerate(names):
-        score = "" if scores is None else repr(float(scores.values[position]))
-        nearest = "" if scores is None or scores.nearest is None else int(scores.nearest[position])
-        writer.writerow([name, score, nearest, int(is_asked[position])])
-    write_atomically(folder / SCORES_NAME, table.getvalue().encode("utf-8", "surrogateescape"))
 
 
 @dataclass(slots=True, kw_only=True)
@@ -220,9 +136,10 @@ class ImageRound:
         is_done = distributed.from_rank_zero(lambda: self._begin(folder, info))
         check_seen_everywhere(folder.info_path, "the settings of the round")
         if not is_done:
-            asked = self._choose()
-            if asked is None or not self._predict(asked, folder, info):
+            chosen = self._choose(folder)
+            if chosen is None or not self._predict(*chosen, folder):
                 return None
+            check_seen_everywhere(folder.queries_path, "the queries of the round")
         queries = folder.queries()
         assert queries is not None, "all ranks see the queries that rank 0 has read or written"
         return queries
@@ -237,12 +154,12 @@ class ImageRound:
 
     # choosing
 
-    def _choose(self) -> np.ndarray | None:
-        """Positions of all images that are asked about, ascending; None when stopped."""
+    def _choose(self, folder: RoundFolder) -> tuple[np.ndarray, list[int]] | None:
+        """Positions of all images that are asked about, ascending, and of those drawn; None when stopped."""
         make_scores = self._scoring()
         if make_scores is None:
             return None
-        return distributed.from_rank_zero(lambda: self._decide(make_scores()))
+        return distributed.from_rank_zero(lambda: self._decide(make_scores(), folder))
 
     def _scoring(self) -> Callable[[], ImageScores | None] | None:
         """What gives the scores on rank 0, after everything that all ranks do for it; None when stopped."""
@@ -269,73 +186,58 @@ class ImageRound:
         if not finished:
             return None
         if anchors is None:
-            return lambda: ImageScores(vectors.entropies())
-        return lambda: distance_scores(vectors.vectors(), anchors)
+            return lambda: entropy_scores(vectors.entropies())
+        return lambda: image_scores(vectors.vectors(), anchors)
 
-    def _decide(self, scores: ImageScores | None) -> np.ndarray:
+    def _decide(self, scores: ImageScores | None, folder: RoundFolder) -> tuple[np.ndarray, list[int]]:
         """The positions, also as files. Rank 0 only."""
         count = self.settings.count
-        if self.listed is not None:
-            asked = np.union1d(self.listed, self.known)
-            assert len(asked) == count, f"{len(asked)} images are listed or known, not {count}"
-        else:
+        if self.listed is None:
             assert scores is not None
-            asked = asked_positions(scores.values, self.known, count)
-        asked = asked.astype(np.int64)
-        name = budget_name(self.settings.budget, count)
-        write_choice(self.list_folder, asked, self.images.names, scores, name)
-        return asked
+            choice = choose_images(scores, self.known, count)
+        else:
+            choice = ImageChoice(np.unique(self.listed), np.unique(self.known))
+        asked, drawn = choice.asked, choice.foremost(self.settings.pictures)
+        assert len(asked) == count, f"{len(asked)} images are listed or known, not {count}"
+        names = self.images.names
+        write_captions(folder.folder, {names[position]: choice.caption(position) for position in drawn})
+        write_choice(self.list_folder, choice, names, self.settings.budget)
+        return asked, drawn
 
     # predicting
 
-    def _predict(self, asked: np.ndarray, folder: RoundFolder, info: RoundInfo) -> bool:
+    def _predict(self, asked: np.ndarray, drawn: Sequence[int], folder: RoundFolder) -> bool:
         """Completes the round with predictions of the images at these positions; False when stopped."""
-        positions = {self.images.names[position]: int(position) for position in asked}
+        names = [self.images.names[position] for position in asked]
         done = distributed.from_rank_zero(folder.part_names)
-        missing = [name for name in positions if name not in done]
-        mine = [missing[place] for place in distributed.shard(len(missing))]
-        drawn = set(list(positions)[: self.settings.pictures])
-        predicted = 0
-        distributed.synchronize_buffers_(self.network)  # so that it does not matter who predicts an image
-        with evaluation_mode(self.network), exact_float32():
-            for part in self._parts([positions[name] for name in mine], drawn, folder):
-                folder.write_part(part)
-                predicted += len(part)
-        if distributed.any_rank(predicted < len(mine), what="predicting the chosen images"):
-            return False
-        distributed.from_rank_zero(lambda: self._assemble(folder, list(positions)))
-        check_seen_everywhere(folder.queries_path, "the queries of the round")
-        return True
+        missing = [position for position, name in zip(asked.tolist(), names, strict=True) if name not in done]
+
+        def see(loaded: tuple[int, Sample]) -> ImageQuery:
+            number, sample = loaded
+            name = self.images.names[number]
+            logits = self.network(sample.image[None].to(self.world.device)).logits
+            query = image_query(logits, name, sample.size)
+            if number in drawn:
+                write_score_map(folder, name, entropy_map(logits, sample.size))
+            return query
+
+        return pass_over(
+            self.network,
+            missing,
+            load=lambda number: (number, self.samples.sample(number, None)),
+            see=see,
+            keep=folder.write_part,
+            collect=lambda: self._assemble(folder, names),
+            what="predicting the chosen images",
+            part_images=PART_IMAGES,
+            num_workers=self.num_workers,
+            stop=self.stop,
+        )
 
     def _assemble(self, folder: RoundFolder, names: Sequence[str]) -> None:
         """One file from all parts, images in the order of their list."""
         seen_in_time(lambda: folder.part_names() >= set(names))  # parts of other machines
         folder.write_queries(folder.assemble(names))
-
-    def _parts(
-        self, numbers: Sequence[int], drawn: set[str], folder: RoundFolder
-    ) -> Iterator[list[ImageQuery]]:
-        """Queries of some images, a part at a time, as far as no stop signal comes."""
-        progress = ImageProgress("predicting the chosen images", len(numbers))
-        part: list[ImageQuery] = []
-
-        def load(number: int) -> tuple[int, Sample]:
-            return number, self.samples.sample(number, None)
-
-        for number, sample in prefetch(load, numbers, self.num_workers):
-            if self.stop():
-                break
-            name = self.images.names[number]
-            logits = self.network(sample.image[None].to(self.world.device)).logits
-            part.append(image_query(logits, name, sample.size))
-            if name in drawn:
-                write_score_map(folder, name, entropy_map(logits, sample.size))
-            progress.advance()
-            if len(part) == PART_IMAGES:
-                yield part
-                part = []
-        if part:
-            yield part
 
 
 def image_query(logits: Tensor, name: str, size: tuple[int, int]) -> ImageQuery:

@@ -41,7 +41,7 @@ def choose_round(run: Path, wanted: int | None = None, *, must_wait: bool = Fals
     if not waiting and (must_wait or not asked):
         raise UserError(
             f"no round of {run} waits for labels; start the training (train_al.py --oracle people), "
-            "which selects regions and then waits"
+            "which selects what is to be labelled and then waits"
         )
     return store.round((waiting or asked)[-1])
 

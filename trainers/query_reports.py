@@ -14,6 +14,7 @@ from selection.report import (
     RoundSummary,
     picks_picture,
     picture_path,
+    read_captions,
     read_summaries,
     round_summary,
     write_index,
@@ -53,10 +54,9 @@ def report_round(
     assert classes is not None, "only complete rounds are reported"
     summary = round_summary(queries, classes, space.num_classes)
     write_summary(store, summary)
-    drawn = {
-        query.name: _draw(store, queries, query.name, classes, images, space)
-        for query in queries.images[:pictures]
-    }
+    named = [name for name in read_captions(folder.folder) if name in queries]
+    names = named or [query.name for query in queries.images]
+    drawn = {name: _draw(store, queries, name, classes, images, space) for name in names[:pictures]}
     write_index(store.folder, read_summaries(store, space.num_classes), space.class_names, space.palette)
     _say(summary, space)
     if run is not None:

@@ -6,7 +6,7 @@ short goes on, on any number of processes, and no image is selected twice.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -20,14 +20,14 @@ from selection.budget import Budget
 from selection.regions import select_regions
 from selection.rounds import ImageQuery, RoundFolder, RoundInfo, RoundQueries
 from selection.store import BoughtLabels
-from trainers.inference import ImageProgress, evaluation_mode, prefetch
+from trainers.image_pass import pass_over
 from trainers.query_reports import write_score_map
 from trainers.shared_folder import check_seen_everywhere, seen_in_time
 from trainers.target_images import TargetImages
 from utils import distributed, seeding
 from utils.distributed import World
 from utils.errors import UserError
-from utils.precision import exact_float32
+from utils.stopping import never
 
 PART_IMAGES = 32  # images a process selects between two writes: what a killed round loses at most
 Size = tuple[int, int]
@@ -161,7 +161,7 @@ class QueryRound:
     settings: QuerySettings
     world: World
     num_workers: int = 2
-    stop: Callable[[], bool] = lambda: False
+    stop: Callable[[], bool] = never
 
     @property
     def asked(self) -> int:
@@ -185,18 +185,10 @@ class QueryRound:
         """
         done = distributed.from_rank_zero(lambda: self._begin(folder, info))
         check_seen_everywhere(folder.info_path, "the settings of the round")
-        distributed.synchronize_buffers_(self.network)  # so that it does not matter who scores an image
         if done is not None:
             missing = [number for number, name in enumerate(self.images.names) if name not in done]
-            mine = [missing[place] for place in distributed.shard(len(missing))]
-            selected = 0
-            with evaluation_mode(self.network), exact_float32():
-                for part in self._parts(mine, folder, info, bought):
-                    folder.write_part(part)
-                    selected += len(part)
-            if distributed.any_rank(selected < len(mine), what=f"the selection of round {info.number + 1}"):
+            if not self._select_missing(missing, folder, info, bought):
                 return None
-            distributed.from_rank_zero(lambda: self._assemble(folder))
             check_seen_everywhere(folder.queries_path, "the queries of the round")
         queries = folder.queries()
         assert queries is not None, "all ranks see the queries that rank 0 has read or written"
@@ -216,15 +208,13 @@ class QueryRound:
         seen_in_time(lambda: folder.part_names() >= set(self.images.names))  # parts of other machines
         folder.write_queries(folder.assemble(self.images.names))
 
-    def _parts(
-        self, numbers: Sequence[int], folder: RoundFolder, info: RoundInfo, bought: BoughtLabels
-    ) -> Iterator[list[ImageQuery]]:
-        """Queries of some images, a part at a time, as far as no stop signal comes."""
+    def _select_missing(
+        self, missing: Sequence[int], folder: RoundFolder, info: RoundInfo, bought: BoughtLabels
+    ) -> bool:
+        """Completes the round with these images; False when a stop signal cut it short."""
         names = self.images.names
         weights = info.class_weights
         class_weight = None if weights is None else torch.tensor(weights, dtype=torch.float64)
-        progress = ImageProgress(f"round {info.number + 1}: selecting regions", len(numbers))
-        part: list[ImageQuery] = []
 
         def load(number: int) -> tuple[int, Tensor, Size, np.ndarray | None]:
             image, size = self.images.network_input(names[number])
@@ -232,9 +222,8 @@ class QueryRound:
             blocked = None if before is None else bought.blocked(names[number], size)
             return number, image, size, blocked
 
-        for number, image, size, blocked in prefetch(load, numbers, self.num_workers):
-            if self.stop():
-                break
+        def see(loaded: tuple[int, Tensor, Size, np.ndarray | None]) -> ImageQuery:
+            number, image, size, blocked = loaded
             logits = self.network(image[None].to(self.world.device)).logits[0]
             selected = select_image(
                 logits,
@@ -249,10 +238,17 @@ class QueryRound:
             )
             if number < self.settings.pictures:
                 write_score_map(folder, names[number], selected.score)
-            part.append(selected.query)
-            progress.advance()
-            if len(part) == PART_IMAGES:
-                yield part
-                part = []
-        if part:
-            yield part
+            return selected.query
+
+        return pass_over(
+            self.network,
+            missing,
+            load=load,
+            see=see,
+            keep=folder.write_part,
+            collect=lambda: self._assemble(folder),
+            what=f"round {info.number + 1}: selecting regions",
+            part_images=PART_IMAGES,
+            num_workers=self.num_workers,
+            stop=self.stop,
+        )

@@ -4,47 +4,42 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from data_loaders.dataset import SegmentationDataset
 from data_loaders.discovery import FileList
 from data_loaders.scaled_crops import ScaledCropTransform
 from data_loaders.streams import SampleStream
-from data_loaders.transforms import TrainingTransform
 from networks.segmentation import SegmentationNetwork
-from selection import budget as budgets
-from selection.anchor_files import read_centroids, read_list, read_vectors
+from selection.anchor_files import find_list, read_list
 from selection.budget import Budget
 from selection.store import AnnotationStore
 from trainers import wiring, wiring_active, wiring_data
 from trainers.anchored import AnchoredSettings
 from trainers.anchored_stages import StagedTrainer, StagePlan
-from trainers.domain_anchors import DomainAnchors, anchors_from_vectors, check_count
 from trainers.image_round import ImageQuerySettings, ImageRound
-from trainers.oracles import PeopleOracle
 from trainers.query_rounds import Oracle, QueryRounds
+from trainers.run_state import check_alike
 from trainers.shared_folder import check_is_shared
 from trainers.source_order import SourceOrder
 from trainers.target_images import BoughtLabelReader, FileImages
-from trainers.wiring_anchored_checks import check_anchors, check_batch, check_labels
+from trainers.wiring_anchored_checks import check_anchors, check_batch, check_labels, check_start
 from trainers.wiring_data import Arguments, Domains
+from trainers.wiring_domain_anchors import RESAMPLING, AnchorSources, whole_images
+from trainers.wiring_people import people_for_images
 from utils import distributed
 from utils.arguments import settings_digest, warn
-from utils.class_spaces import ClassSpace, class_space
 from utils.distributed import World
 from utils.errors import UserError
 from utils.precision import Precision
 
 logger = logging.getLogger(__name__)
 
-RESAMPLING = "pillow_bilinear"
 _HALF = 8  # hexadecimal digits
 
 
@@ -77,20 +72,19 @@ def prepare(args: Arguments) -> AnchoredParts:
             and that are not there or of another size, a folder that cannot take annotations.
     """
     plan = StagePlan(steps=args.stage_steps, second_from=args.stage_2_from, stop_after=args.stop_after)
-    answers = plan.buys and args.stop_after not in ("source-anchors", "selection")
-    labels = "never"
-    if answers and args.oracle == "truth":  # which images are asked about is known now where they are listed
-        labels = "required" if args.image_list is None else "optional"
+    truth = plan.buys and args.oracle == "truth"  # whatever the phase: the list of images must not change
+    labels = "optional" if truth else "never"
     domains = wiring_data.find_domains(args, source=plan.buys, target=True, target_labels=labels)
     if args.input_size_query is None:
         args.input_size_query = args.input_size_target
     listed, known = _read_lists(args, domains.target)
-    if labels != "never":
-        check_labels(args, domains.target, listed)
+    check_start(args)
     query = query_settings(args, len(domains.target.items), listed, known)
     check_anchors(args, plan, domains)
     store = AnnotationStore(Path(args.snapshot_dir) / "queries")
     wiring_active.check_store(args, store, domains)
+    if truth and plan.reaches("labels"):
+        check_labels(args, domains.target, listed, store.round(0))
     reader = BoughtLabelReader(store.load(0))
     order = None
     if domains.source is not None:
@@ -100,11 +94,18 @@ def prepare(args: Arguments) -> AnchoredParts:
 
 def _read_lists(args: Arguments, target: FileList) -> tuple[np.ndarray | None, np.ndarray]:
     names = [item.name for item in target.items]
-    listed = None if args.image_list is None else read_list(Path(args.image_list), names)
+    listed = None if args.image_list is None else read_list(find_list(Path(args.image_list)), names)
     known = np.zeros(0, np.int64)
     if args.labelled_list is not None:
-        known = read_list(Path(args.labelled_list), names)
+        known = read_list(find_list(Path(args.labelled_list)), names)
+    digests = {"the images of --image-list": _digest(listed), "those of --labelled-list": _digest(known)}
+    check_alike(digests, "give every machine the same lists")
     return listed, known
+
+
+def _digest(array: np.ndarray | None) -> str:
+    """Hex, of the numbers and their order; empty for None."""
+    return "" if array is None else hashlib.sha256(np.ascontiguousarray(array).tobytes()).hexdigest()
 
 
 def query_settings(
@@ -152,8 +153,8 @@ def make_trainer(
     check_batch(args, network, world)
     folder = Path(args.snapshot_dir) / "anchors"
     shape = (args.num_anchors, network.spec.num_classes, network.feature_channels)
-    source_anchors = _source_anchors(args, parts, network, world, folder)
-    target_anchors = _target_anchors(args, parts, network, world, folder)
+    anchors = AnchorSources(args, domains, network, world, folder)
+    source_anchors, target_anchors = anchors.source(), anchors.target()
     rounds = QueryRounds(
         query=ImageRound(
             network=network,
@@ -228,117 +229,28 @@ def _check_lists(args: Arguments, parts: AnchoredParts) -> None:
     lists = {"--image-list": args.image_list, "--labelled-list": args.labelled_list}
     given = [f"{name} {path} names" for name, path in lists.items() if path is not None]
     raise UserError(
-        f"{given[0] if given else 'without a list the run asks about'} other images than "
-        f"{args.snapshot_dir} began with; give the list of then, or another --snapshot-dir"
+        f"{given[0] if given else 'without --image-list or --labelled-list the run asks about'} other "
+        f"images than {args.snapshot_dir} began with; give the list of then, or another --snapshot-dir"
     )
 
 
 def make_oracle(args: Arguments, parts: AnchoredParts) -> Oracle:
-    """Label files, or people; for people the price of the run is said now."""
+    """Label files, or people."""
     if args.oracle == "truth":
         return wiring_active.truth_oracle(args, parts.domains)
-    asked = Budget(float(parts.query.count), "images") if len(parts.known) else parts.query.budget
-    price = budgets.price_of_images(asked, len(parts.domains.target.items)).sentence()
-    logger.info("people are the oracle: %s", price)
-    return PeopleOracle(str(args.snapshot_dir), price, accept_partial=args.accept_partial)
-
-
-def _source_anchors(
-    args: Arguments, parts: AnchoredParts, network: SegmentationNetwork, world: World, folder: Path
-) -> Callable[[], Tensor | None]:
-    """What gives the source's anchors: a file of anchors or of vectors, looked at now, or the images."""
-    space = parts.domains.space
-    if args.source_anchors is not None:
-        return _given_anchors(args, network, args.source_anchors)
-    if args.source_vectors is not None:
-        path = Path(args.source_vectors)
-        channels = network.feature_channels
-        distributed.from_rank_zero(  # a file of 971 MB: looked at now, read again where it is needed
-            lambda: check_count(
-                len(read_vectors(path, num_classes=space.num_classes, channels=channels)),
-                args.num_anchors,
-                f"vectors in {path}",
-            )
-        )
-        return partial(
-            anchors_from_vectors,
-            path,
-            domain="source",
-            folder=folder,
-            num_anchors=args.num_anchors,
-            class_names=space.class_names,
-            channels=channels,
-            allow_absent=args.allow_absent_classes,
-        )
-    if parts.domains.source is None:
-        return _never_asked
-    samples = whole_images(parts.domains.source, args.input_size, space)
-    return _described_anchors(args, "source", parts.domains.source, samples, network, world, folder)
-
-
-def _target_anchors(
-    args: Arguments, parts: AnchoredParts, network: SegmentationNetwork, world: World, folder: Path
-) -> Callable[[], Tensor | None]:
-    if args.target_anchors is not None:
-        return _given_anchors(args, network, args.target_anchors)
-    target = parts.domains.target
-    samples = whole_images(target, args.input_size_query)
-    return _described_anchors(args, "target", target, samples, network, world, folder)
-
-
-def _never_asked() -> None:
-    raise AssertionError("anchors of a source that the run does not read")
-
-
-def _given_anchors(args: Arguments, network: SegmentationNetwork, path: str) -> Callable[[], Tensor]:
-    """Reads anchors of a file now: of another number, class count or width they are refused at the start."""
-    anchors = torch.from_numpy(
-        read_centroids(
-            Path(path),
-            num_anchors=args.num_anchors,
-            num_classes=network.spec.num_classes,
-            channels=network.feature_channels,
-        )
-    )
-    return lambda: anchors
-
-
-def _described_anchors(
-    args: Arguments,
-    domain: str,
-    files: FileList,
-    samples: SegmentationDataset,
-    network: SegmentationNetwork,
-    world: World,
-    folder: Path,
-) -> DomainAnchors:
-    labelled = domain == "source"
-    size = args.input_size if labelled else args.input_size_query
-    return DomainAnchors(
-        domain=domain,
-        network=network,
-        samples=samples,
-        labelled=labelled,
-        fingerprint=f"{files.fingerprint()} {size[0]}x{size[1]}",
-        folder=folder,
-        num_anchors=args.num_anchors,
-        class_names=class_space(network.spec.class_space).class_names,
-        allow_absent=args.allow_absent_classes,
-        published_vectors=args.published_vectors,
-        world=world,
-        num_workers=args.num_workers,
-        stop=wiring_active.stop_asked,
+    return people_for_images(
+        args,
+        parts.store,
+        parts.domains.space.name,
+        asked=parts.query.count,
+        known=len(parts.known),
+        total=len(parts.domains.target.items),
     )
 
 
-def whole_images(
-    files: FileList, size: tuple[int, int], space: ClassSpace | None = None
-) -> SegmentationDataset:
-    """Images resized to `size` (W, H) as training resizes them first, without augmentation; with their labels
-    in the classes of `space`, where one is given."""
-    transform = TrainingTransform(size=size, crop=None, resampling=RESAMPLING)
-    table = None if space is None else files.description.label_table(space.name)
-    return SegmentationDataset(files, transform=transform, label_table=table)
+def without_labels(files: FileList) -> FileList:
+    """The same images, whose label files are not read and do not count for what a run compares."""
+    return replace(files, items=tuple(replace(item, label=None) for item in files.items))
 
 
 def make_streams(
@@ -362,7 +274,7 @@ def make_streams(
     table = domains.source.description.label_table(domains.space.name)
     datasets = {
         "active": SegmentationDataset(
-            replace(domains.target, items=items),
+            without_labels(replace(domains.target, items=items)),
             transform=_crops(args, args.input_size_active, args.mirror),
             label_reader=parts.reader,
         ),
@@ -372,7 +284,7 @@ def make_streams(
     }
     if stage == 2:
         transform = _crops(args, args.input_size_target, args.random_mirror)
-        datasets["target"] = SegmentationDataset(domains.target, transform=transform)
+        datasets["target"] = SegmentationDataset(without_labels(domains.target), transform=transform)
     counts = ", ".join(f"{len(dataset)} {name}" for name, dataset in datasets.items())
     logger.info("stage %d, %d iterations, on images: %s", stage, args.stage_steps[stage - 1], counts)
     orders = {} if parts.source_order is None else {"source": parts.source_order}

@@ -23,7 +23,7 @@ from utils.distributed import World
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.folder_lock import FolderLock
-from utils.snapshots import SnapshotFolder, has_snapshots
+from utils.snapshots import SnapshotFolder, has_snapshots, newest_iteration
 
 logger = logging.getLogger(__name__)
 
@@ -248,8 +248,10 @@ def _compare(
         for name, pair in differing.items()
         if name not in free_to_change and not (name in MAY_GROW and _grows(*pair))
     }
-    if "stop_after" in differing and refused.pop("num_steps_stop", None):  # the second follows from the first
-        refused["stop_after"] = differing["stop_after"]
+    if "stop_after" in differing and "num_steps_stop" in refused:  # the second follows from the first
+        del refused["num_steps_stop"]
+        if newest_iteration(folder) > new["num_steps_stop"]:
+            refused["stop_after"] = differing["stop_after"]
     if refused:
         options = dict.fromkeys(OPTION_OF.get(name, name) for name in refused)
         listed = ", ".join(f"{_flag(name)} {_shown(old[name])} -> {_shown(new[name])}" for name in options)

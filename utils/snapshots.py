@@ -207,6 +207,11 @@ def has_snapshots(folder: Path) -> bool:
     return bool(_iteration_files(folder))
 
 
+def newest_iteration(folder: Path) -> int:
+    """Iteration of the newest snapshot of a run folder, good or damaged; -1 where there is none."""
+    return max(_iteration_files(folder), default=-1)
+
+
 class SnapshotFolder:
     """The snapshots of one run: `iteration_0025000.pth`, and the pointer files `last`, `best`, `stage1`.
 

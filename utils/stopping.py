@@ -26,6 +26,11 @@ def requested() -> str | None:
     return _received
 
 
+def never() -> bool:
+    """No stop signal ever comes: what long work asks that nobody interrupts."""
+    return False
+
+
 def clear() -> None:
     """Forgets a received signal; for runs that share a process, as in tests."""
     global _received

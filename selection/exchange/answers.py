@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -14,11 +15,28 @@ from selection.queries import RoundQueries, joined
 from selection.round_files import damaged, pack_text, unpack_text
 from selection.rounds import UNANSWERED, RoundFolder
 from utils.class_spaces import IGNORE_LABEL
+from utils.folder_lock import FolderLock
 
 OnConflict = Literal["error", "first", "ignore"]
 POLICIES: tuple[OnConflict, ...] = ("error", "first", "ignore")
-_UNKNOWN = "unknown"  # who answered, in a file without names
+EARLIER = "earlier run"  # who answered: labels of another run; no annotator can have this name
+_UNKNOWN = "unknown"  # likewise, in a file without names
 _REMEDY = "restore it from a copy, or delete it and import the answers again"
+
+
+@contextmanager
+def import_lock(folder: RoundFolder, *, option: str = "--round") -> Iterator[None]:
+    """From reading answers to writing them: of two at once the later one would undo the other.
+
+    Raises:
+        UserError: somebody else is at it; names the option that would choose another round.
+    """
+    lock = FolderLock(folder.folder / "import.lock", what="the round", option=option)
+    lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def key_of(package: Package) -> str:
@@ -121,6 +139,10 @@ class RoundAnswers:
         """(p,) uint8 answers of an annotator about an image; all 254 where there are none."""
         classes = self.classes.get(annotator, {}).get(image)
         return self._nothing(image) if classes is None else classes
+
+    def is_about(self, image: str) -> bool:
+        """Whether anybody has said anything about an image."""
+        return any(image in classes for classes in self.classes.values())
 
     def put(
         self, annotator: str, image: str, places: np.ndarray | slice, classes: np.ndarray, *, blind: bool

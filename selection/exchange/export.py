@@ -64,7 +64,7 @@ def plan(
         cut += cut_crops(query, queries.info.label_radius, crops, still_open)
     if not cut:
         raise UserError(
-            f"round {queries.info.number + 1} of {run} has no region to label; import what there is"
+            f"round {queries.info.number + 1} of {run} has nothing left to label; import what there is"
         )
     info = queries.info
     return [

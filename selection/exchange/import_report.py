@@ -18,6 +18,7 @@ class ImportReport:
     """What was found in the packages.
 
     Attributes:
+        unit: what is answered at a time, for people: "crops" or (whole) "images".
         crops: with answers that were taken over.
         pixels: queried pixels in them that have an answer.
         cannot_tell: pixels among these that were answered "cannot tell".
@@ -32,6 +33,7 @@ class ImportReport:
         found: whose packages were read.
     """
 
+    unit: str = "crops"
     crops: int = 0
     pixels: int = 0
     cannot_tell: int = 0
@@ -92,18 +94,21 @@ class ImportReport:
         return any(len(lines) > SHOWN for lines in lists)
 
     def _counts(self) -> list[str]:
+        outside = f"; {self.outside} labelled pixels lie outside of the regions and count for nothing"
         return [
-            f"{self.crops} crops answered: {self.pixels} queried pixels, {self.cannot_tell} of them cannot "
-            f"be told; {self.outside} labelled pixels lie outside of the regions and count for nothing",
-            *(f"{count} crops are not answered: {reason}" for reason, count in self.waiting.items()),
+            f"{self.crops} {self.unit} answered: {self.pixels} queried pixels, {self.cannot_tell} of them "
+            f"cannot be told{outside if self.unit == 'crops' else ''}",
+            *(f"{count} {self.unit} are not answered: {reason}" for reason, count in self.waiting.items()),
         ]
 
     def _listed(self, *, limit: int | None, problems: bool = True) -> list[str]:
         titles = {
             "problems in {} files": self.problems if problems else [],
-            "settled contradictions in {} crops": self.conflicts,
-            "gaps in {} crops, which stay open": self.gaps,
-            "{} crops were answered before and are not any more; their stored answers stay": self.withdrawn,
+            f"settled contradictions in {{}} {self.unit}": self.conflicts,
+            f"gaps in {{}} {self.unit}, which stay open": self.gaps,
+            f"{{}} {self.unit} were answered before and are not any more; their stored answers stay": (
+                self.withdrawn
+            ),
             "annotators contradict each other in {} images": self.contradictions,
         }
         return [

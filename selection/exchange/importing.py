@@ -102,7 +102,7 @@ class _Reader:
         self.names = names
         self.on_conflict = on_conflict
         self.accept_unchanged = accept_unchanged
-        self.report = ImportReport()
+        self.report = ImportReport(unit="images" if answers.queries.info.whole_images else "crops")
         self.copied: set[str] = set()  # annotators of whom several packages are read
         self._stored = {key: dict(classes) for key, classes in answers.classes.items()}
         self._said: dict[tuple[str, str], np.ndarray] = {}  # of these, by image, what this import has taken

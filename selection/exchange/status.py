@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from selection.budget import SECONDS_PER_DECISION, WHOLE_IMAGE_HOURS
-from selection.exchange.answers import RoundAnswers, key_of
+from selection.budget import SECONDS_PER_DECISION, WHOLE_IMAGE_HOURS, ImagePrice
+from selection.exchange.answers import EARLIER, RoundAnswers, key_of
 from selection.exchange.crops import pixel_owners, suggested_classes
 from selection.exchange.packages import Package, Task
 from selection.queries import RoundInfo, RoundQueries, covers_image, joined, offsets_of
@@ -175,9 +175,9 @@ def round_status(
 
 def effort(decisions: int, seconds: float, *, whole_images: bool) -> str:
     """How long one person takes for so many decisions, without breaks, in words."""
-    hours = decisions * seconds / 3600
     if whole_images:
-        return f"{decisions} images, about {hours:.1f} h at an assumed {seconds / 3600:.3g} h per image"
+        return f"{decisions} images, {ImagePrice(decisions, seconds / 3600).words()}"
+    hours = decisions * seconds / 3600
     return f"{decisions} decisions, about {hours:.1f} h at an assumed {seconds:g} s per decision"
 
 
@@ -216,12 +216,14 @@ def format_status(status: RoundStatus) -> str:
     """The status as lines of text."""
     width = max([20, *(len(one.name) for one in status.annotators)])
     asked = "images" if status.whole_images else "regions"
-    header = f"{'annotator':<{width}} {'crops':>7} {asked:>8} {'answered':>9} {'cannot tell':>11} {'left':>7}"
-    lines = [header] + [
-        f"{one.name:<{width}} {one.crops:>7} {one.regions:>8} {one.answered:>9} {one.cannot_tell:>11} "
-        f"{one.left:>7}"
-        for one in status.annotators
-    ]
+    crops = "" if status.whole_images else f" {'crops':>7}"  # a whole image is one
+    lines = [f"{'annotator':<{width}}{crops} {asked:>8} {'answered':>9} {'cannot tell':>11} {'left':>7}"]
+    for one in status.annotators:
+        crops = "" if status.whole_images else f" {one.crops:>7}"
+        lines.append(
+            f"{one.name:<{width}}{crops} {one.regions:>8} {one.answered:>9} {one.cannot_tell:>11} "
+            f"{one.left:>7}"
+        )
     kappa = "not defined" if status.kappa is None else f"{status.kappa:.3f}"
     left = effort(status.decisions_left, status.seconds_per_decision, whole_images=status.whole_images)
     lines += [
@@ -311,6 +313,8 @@ def _decisions_left(
 def _as_suggested(answers: RoundAnswers, regions: RoundRegions, *, blind: bool) -> Share:
     pixels = equal = 0
     for name, by_image in answers.classes.items():
+        if name == EARLIER:  # another network made the suggestions
+            continue
         for image, classes in by_image.items():
             shown = answers.blind[name][image] == blind
             judged = (classes != UNANSWERED) & (classes != IGNORE_LABEL) & shown

@@ -13,10 +13,11 @@ from selection.store import BoughtLabels
 from tests.forked_runs import Value, run_forked
 from tests.toy_active import SPACE, ArrayImages, DrawnImages, small_network
 from tests.toy_training import WORLD
-from trainers.domain_anchors import DomainAnchors
+from trainers.domain_anchors import ClusterSettings, DomainAnchors
 from trainers.image_round import ImageQuerySettings, ImageRound
 from utils import distributed
 from utils.distributed import World
+from utils.stopping import never
 
 WORKER = "tests.distributed.test_distributed_image_round"
 IMAGES, COUNT = 9, 5  # two processes divide neither
@@ -33,22 +34,24 @@ FILES = (
 )
 
 
-def choose(run: Path, world: World, stop: Callable[[], bool] = lambda: False) -> bool:
+def choose(run: Path, world: World, stop: Callable[[], bool] = never) -> bool:
     """Source anchors and the images that are chosen by them; False when it was stopped."""
     network = small_network()
     if not world.is_main:  # statistics that a rank has alone must not decide
         for buffer in network.buffers():
             buffer.add_(1)
     anchors = DomainAnchors(
-        domain="source",
         network=network,
         samples=DrawnImages(IMAGES, seed=0),
         labelled=True,
         fingerprint="source",
-        folder=run / "anchors",
-        num_anchors=3,
-        class_names=SPACE.class_names,
-        allow_absent=True,
+        clusters=ClusterSettings(
+            domain="source",
+            folder=run / "anchors",
+            num_anchors=3,
+            class_names=SPACE.class_names,
+            allow_absent=True,
+        ),
         world=world,
         num_workers=0,
         stop=stop,

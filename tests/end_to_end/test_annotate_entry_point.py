@@ -45,12 +45,18 @@ def run(tmp_path: Path, queries: RoundQueries) -> Path:
 
 @pytest.mark.parametrize("tool", ["labelme", "coco", "png"])
 def test_people_who_know_the_truth_end_with_the_labels_of_the_ground_truth_oracle(
-    tool: str, run: Path, queries: RoundQueries, tmp_path: Path, capsys: Said
+    tool: str,
+    run: Path,
+    queries: RoundQueries,
+    tmp_path: Path,
+    capsys: Said,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     out, truth = tmp_path / "work", truth_of(queries)
     share = ["--annotators", "ann,bob", "--blind-share", "0.3", "--duplicate-share", "0.2"]
     assert export(run, out, *share, to=tool) == 0
     assert sorted(path.name for path in out.iterdir()) == ["ann", "bob"]
+    assert "has no effect" not in caplog.text
     assert "h at an assumed 5 s per decision" in capsys.readouterr().out
     answer(out, truth)
     assert main(["import", str(run), str(out / "ann"), "--accept-unchanged"]) == 0
@@ -71,11 +77,13 @@ def test_people_who_know_the_truth_end_with_the_labels_of_the_ground_truth_oracl
 
 @pytest.mark.parametrize("tool", ["labelme", "coco", "png"])
 def test_whole_images_end_with_the_labels_of_the_ground_truth_oracle(
-    tool: str, tmp_path: Path, capsys: Said
+    tool: str, tmp_path: Path, capsys: Said, caplog: pytest.LogCaptureFixture
 ) -> None:
     queries = asked_whole()
     run, out, truth = make_run(tmp_path, queries), tmp_path / "work", truth_of(queries)
     assert export(run, out, "--annotators", "ann,bob", "--scale", "3", to=tool) == 0
+    for option in ("--margin", "--min-crop", "--max-crop", "--scale"):
+        assert f"{option} has no effect on whole images" in caplog.text
     text = capsys.readouterr().out
     assert "ann: 1 whole images; see README.txt there" in text
     assert "2 images, about 3.0 h at an assumed 1.5 h per image" in text
@@ -87,7 +95,11 @@ def test_whole_images_end_with_the_labels_of_the_ground_truth_oracle(
     assert "left: 1 images, about 1.0 h at an assumed 1 h per image" in text
     assert f"image {queries.images[1].name}: 1767 of 1767 queried pixels are open" in text
     assert main(["import", str(run), str(out)]) == 0
-    assert f"stored; the round is complete. Go on training:\n  python {COMMAND}\n" in capsys.readouterr().out
+    text = capsys.readouterr().out
+    assert text.startswith("2 images answered: 7167 queried pixels, ")
+    assert "crops" not in text
+    assert "regions" not in text
+    assert f"stored; the round is complete. Go on training:\n  python {COMMAND}\n" in text
     expected = GroundTruthOracle(truth).answer_round(queries)
     np.testing.assert_array_equal(round_of(run).labels(), expected)
     assert main(["status", str(run)]) == 0

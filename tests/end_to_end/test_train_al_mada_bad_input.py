@@ -208,7 +208,12 @@ class TestLists:
         write_list(Path("list.txt"), NAMES[2:4])
         for words in ([*SELECT, option, "list.txt"], [option, "list.txt"]):
             refused(words, f"{option} list.txt names other images than going began with", folder="going")
-        refused([], "without a list the run asks about other images", "--snapshot-dir", folder="going")
+        refused(
+            [],
+            "without --image-list or --labelled-list the run asks about other images",
+            "--snapshot-dir",
+            folder="going",
+        )
 
 
 class Harmful:
@@ -305,6 +310,7 @@ class TestFiles:
         ("--setting region", ["--setting region", "whole images"]),
         ("--annotations-from data", ["--annotations-from data", "--image-list"]),
         ("--batch-size 1", ["--batch-size 1", "mada_v3plus needs two", "give --batch-size 2"]),
+        ("--batch-size 1 --batch-norm frozen", ["--batch-norm frozen", "needs two"]),
         ("--accumulation 2", ["--batch-size 2", "--accumulation 2", "give --batch-size 4"]),
         ("--lambda-alignment -1", ["--lambda-alignment", "-1"]),
         ("--anchor-momentum 1.5", ["--anchor-momentum", "1.5"]),
@@ -375,16 +381,16 @@ class TestNetwork:
 class TestLabels:
     def test_none_for_the_oracle(self, refused: Refused, data: Path) -> None:
         shutil.rmtree(data / "cityscapes" / "gtFine" / "train")
-        refused([], "cityscapes, split train", "no label", "--oracle people")
+        refused([], "5 of the 5 target images have no label in ", "data/cityscapes", "--oracle people")
 
     def test_one_is_missing(self, refused: Refused, data: Path) -> None:
         label_of(data, NAMES[4]).unlink()
-        refused([], "cityscapes, split train", "aachen_000004_000019")
+        refused([], "1 of the 5 target images have no label", NAMES[4], "--oracle people")
 
     def test_of_a_listed_image_is_missing(self, refused: Refused, data: Path) -> None:
         label_of(data, NAMES[2]).unlink()
-        words = "--image-list list.txt"
-        refused(words, "--image-list list.txt: 1 of its 2 images", NAMES[2], "--oracle people")
+        expected = ("1 of the images of --image-list list.txt have no label", NAMES[2], "--oracle people")
+        refused("--image-list list.txt", *expected)
 
     @pytest.mark.parametrize("words", ["", "--image-list list.txt"])
     def test_of_another_size_than_the_images(self, refused: Refused, data: Path, words: str) -> None:

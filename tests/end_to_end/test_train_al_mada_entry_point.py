@@ -236,10 +236,13 @@ class TestOneCommand:
         assert (page.parent / sources[0]).is_file()
         shown = " ".join(re.sub("<[^>]+>", " ", page.read_text()).split())
         pixels = BOUGHT * SIZE[0] * SIZE[1]
-        assert "mada, image, budget 40% in 1 rounds, seed 0" in shown
+        assert "mada, image, budget 40%, seed 0" in shown
         assert f"round 1 0 {BOUGHT} {BOUGHT} {pixels} {pixels} 0 0 " in shown  # all labelled, none ignored
         drawn = [path.name for path in (run / "pictures").iterdir()]
-        assert drawn == [f"iteration_0000000_queries_{Path(asked(run)[0]).stem}.png"]
+        farthest = max(scores(run), key=lambda row: float(row["score"]))
+        assert drawn == [f"iteration_0000000_queries_{Path(farthest['name']).stem}.png"]
+        about = f"{float(farthest['score']):.4g}, nearest {farthest['nearest anchor']} "
+        assert f"; distance to {ANCHORS} source anchors: {about}" in shown
         assert list(run.glob("events.out.tfevents*"))
 
     @pytest.mark.parametrize("place", ["", "stage1", "best"])
@@ -302,9 +305,11 @@ class TestSelectionAlone:
         assert described(folder) == {"scoring"}
         assert not (folder / "queries" / "round_00" / "labels.npz").exists()
 
-    @pytest.mark.parametrize("kind", ["ours", "published"])
+    @pytest.mark.parametrize("kind", ["ours", "published", "matrix", "run"])
     def test_by_a_file_of_vectors(self, run: Path, train: Train, tmp_path: Path, kind: str) -> None:
         path = run / "anchors" / vectors_name("source")
+        if kind in ("matrix", "run"):
+            path = run if kind == "run" else run / "anchors" / "source_vectors" / "vectors.npy"
         if kind == "published":
             vectors = read_vectors(path, num_classes=CLASSES, channels=CHANNELS)
             path = as_published(vectors.astype(np.float64), tmp_path / path.name)

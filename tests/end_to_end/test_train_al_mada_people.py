@@ -17,7 +17,7 @@ from selection.exchange.export import answer_from_truth, remembered
 from selection.rounds import UNANSWERED, RoundFolder
 from selection.store import AnnotationStore
 from tests.forked_runs import assert_same
-from tests.toy_mada_runs import BOUGHT, IMAGES, QUIET, command, draw_data, truth_of, warmed_up
+from tests.toy_mada_runs import BOUGHT, QUIET, command, draw_data, truth_of, warmed_up
 from utils import snapshots
 from utils.class_spaces import class_space
 from utils.runs import DONE, WAITING_FOR_LABELS
@@ -100,7 +100,7 @@ def test_waiting_run_says_what_to_do_and_what_it_costs(asked_once: tuple[Path, s
     assert text in log
     for part in (
         f"people are to label {BOUGHT} whole images",
-        f"--budget 40% asks people for all pixels of {BOUGHT} of {IMAGES} images: about 3.0 h at an assumed ",
+        "about 3.0 h at an assumed 1.5 h per image",
         "nothing is answered yet",
         f"python annotate.py export {folder} --to labelme --out DIR",
         f"python annotate.py import {folder} DIR",
@@ -199,3 +199,45 @@ def test_oracle_of_a_run_does_not_change(
 ) -> None:
     assert train_al.main(command(labelled, start, run, *QUIET)) == 2
     assert "--oracle people -> truth" in capsys.readouterr().err
+
+
+def test_labels_of_another_run_leave_nothing_to_wait_for(
+    data: Path, start: Path, by_truth: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    assert train_al.main(command(data, start, folder, *PEOPLE, "--labels-from", by_truth)) == 0
+    assert (folder / DONE).exists()
+    assert_same(weights(folder), weights(by_truth))
+    log = (folder / "log.txt").read_text()
+    assert f"--labels-from {by_truth} labels {BOUGHT} of {BOUGHT} images" in log
+
+
+def test_second_stage_alone_takes_the_labels_of_the_first(
+    data: Path, labelled: Path, by_truth: Path, tmp_path: Path
+) -> None:
+    (names,) = (by_truth / "selection_list").glob("stage1_cac_list_*.txt")
+    words = [*QUIET, "--start-at", "target-anchors", "--image-list", names]
+    by_people = ["--oracle", "people", "--labels-from", by_truth]
+    first = by_truth / "stage1"
+    assert train_al.main(command(data, first, tmp_path / "people", *words, *by_people)) == 0
+    assert (tmp_path / "people" / DONE).exists()
+    assert train_al.main(command(labelled, first, tmp_path / "truth", *words)) == 0
+    assert_same(weights(tmp_path / "people"), weights(tmp_path / "truth"))
+
+
+def test_images_that_another_run_lacks_are_waited_for(
+    run: Path, data: Path, start: Path, labelled: Path, tmp_path: Path
+) -> None:
+    there = waiting_round(run)
+    first, second = answers(labelled, there)
+    there.write_answers(np.concatenate([first, np.full_like(second, UNANSWERED)]))
+    folder, words = tmp_path / "other", [*PEOPLE, "--seed", 7, "--labels-from", run]
+    assert train_al.main(command(data, start, folder, *words)) == 0
+    here = waiting_round(folder)
+    assert f"people are to label 1 of {BOUGHT} whole images" in message(folder)
+    assert "--out DIR --unanswered`" in message(folder)
+    here.write_answers(np.concatenate(answers(labelled, here)))
+    there.write_answers(np.zeros_like(np.concatenate([first, second])))  # is not looked at any more
+    assert train_al.main(command(data, start, folder, *words)) == 0
+    assert (folder / DONE).exists()
+    np.testing.assert_array_equal(here.labels(), np.concatenate(answers(labelled, here)))

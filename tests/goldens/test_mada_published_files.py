@@ -75,11 +75,11 @@ FLOATS: dict[str, tuple[Callable[[], np.ndarray], float]] = {
     "target_self_distance": (lambda: distances("target", "target").numpy(), DOUBLE_RTOL),
     "target_to_source_distance": (lambda: distances("target", "source").numpy(), DOUBLE_RTOL),
     "target_min_distance": (
-        lambda: image_scores(published_anchors("target"), published_anchors("source")).numpy(),
+        lambda: image_scores(published_anchors("target").numpy(), published_anchors("source")).values,
         DOUBLE_RTOL,
     ),
     "source_min_distance_to_target": (
-        lambda: image_scores(published_anchors("source"), published_anchors("target")).numpy(),
+        lambda: image_scores(published_anchors("source").numpy(), published_anchors("target")).values,
         DOUBLE_RTOL,
     ),
     "soft_loss_source_vs_target": (lambda: alignment("source", "target")[0], FLOAT32_RTOL),
@@ -171,5 +171,5 @@ def test_the_released_positions_are_read_and_written_byte_for_byte(tmp_path: Pat
         positions = golden["selection_index"]
         anchor_files.write_positions(tmp_path / "index.txt", positions)
         digest = hashlib.sha256((tmp_path / "index.txt").read_bytes()).hexdigest()
-        assert sha256_of_released().get(anchor_files.POSITIONS_NAME, digest) == digest
+        assert sha256_of_released().get(anchor_files.positions_name("0.05"), digest) == digest
         np.testing.assert_array_equal(anchor_files.read_positions(tmp_path / "index.txt", IMAGES), positions)

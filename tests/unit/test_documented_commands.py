@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from itertools import zip_longest
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import pytest
@@ -19,7 +20,7 @@ import train_ft
 import train_ms
 import train_source
 import train_st
-from utils.arguments import Parser
+from utils.arguments import Parser, existing_file, existing_folder, existing_path
 from utils.arguments.parser import expand
 
 REPOSITORY = Path(__file__).parents[2]
@@ -71,6 +72,26 @@ def documented() -> list[tuple[str, str, list[str]]]:
     return commands
 
 
+def of_mada() -> list[tuple[str, str, list[str]]]:
+    """Those that begin with a recipe of MADA: what a reader copies as it is, save for where the data lie."""
+    return [
+        (document, script, words)
+        for document, script, words in documented()
+        if document.endswith((".md", ".args")) and words and re.fullmatch(r"@.*mada.*\.args", words[0])
+    ]
+
+
+def make_what_exists(parser: Parser, words: list[str]) -> None:
+    """Makes the files and folders that the command takes for granted, here."""
+    for name, value in pairwise(words):
+        kind = getattr(parser._option_string_actions.get(name), "type", None)
+        if kind is existing_folder:
+            Path(value).mkdir(parents=True)
+        elif kind in (existing_file, existing_path):
+            Path(value).parent.mkdir(parents=True, exist_ok=True)
+            Path(value).touch()
+
+
 def parser_of(parsers: dict[str, Parser], script: str, words: list[str]) -> Parser:
     """The parser of the script, or of its sub-command that the first word names."""
     parser = parsers[script]
@@ -113,6 +134,40 @@ def test_a_documented_command_has_only_known_options_and_recipes(
 ) -> None:
     monkeypatch.chdir(REPOSITORY)
     assert mistakes(parser_of(parsers, script, words), words) == [], f"{document}: {script}.py {words}"
+
+
+@pytest.mark.parametrize(
+    ("document", "script", "words"),
+    [pytest.param(*command, id=f"{command[0]}:{number}") for number, command in enumerate(of_mada())],
+)
+def test_a_documented_command_of_mada_runs_as_written_and_without_a_warning(
+    parsers: dict[str, Parser],
+    document: str,
+    script: str,
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    make_what_exists(parsers[script], words)
+    args = SCRIPTS[script].parse_args(words)
+    assert str(args.snapshot_dir) == words[words.index("--snapshot-dir") + 1]
+    assert not [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+
+
+def test_every_phase_of_mada_has_a_command_of_its_own() -> None:
+    commands = [words for document, _, words in of_mada() if document == "docs/active_learning.md"]
+    assert len(commands) >= 12
+    phases = {"--stop-after", "--start-at"}
+    files = {
+        "--source-anchors",
+        "--source-vectors",
+        "--image-list",
+        "--labelled-list",
+        "--target-anchors",
+    }
+    assert phases | files <= {word for words in commands for word in words}
 
 
 def test_the_check_finds_a_wrong_option_value_and_recipe(parsers: dict[str, Parser]) -> None:

@@ -7,6 +7,7 @@ import argparse
 from utils.arguments.anchored_checks import check_anchored, check_not_anchored
 from utils.arguments.parser import warn
 from utils.errors import UserError
+from utils.phases import reaches
 
 SOURCE_FREE_ITERATIONS = (0, 2000, 4000, 6000, 8000)
 ITERATIONS = (10_000, 12_000, 14_000, 16_000, 18_000)
@@ -100,7 +101,22 @@ def _check_source_free(args: argparse.Namespace) -> None:
 
 
 def _check_people(args: argparse.Namespace) -> None:
+    if args.labels_from is not None:
+        _check_labels_from(args)
     if args.oracle == "truth":
         for name in ("accept_partial", "seconds_per_decision"):
             if name in args.given:
                 warn(f"--{name.replace('_', '-')} has no effect with --oracle truth")
+
+
+def _check_labels_from(args: argparse.Namespace) -> None:
+    if args.oracle == "truth":
+        raise UserError(
+            f"--labels-from {args.labels_from}: with --oracle truth the label files answer for every image; "
+            "leave it out, or give --oracle people",
+            everywhere=True,
+        )
+    if args.stop_after == "target-anchors" and args.start_at == "target-anchors":
+        warn("--labels-from has no effect: a run for target anchors alone asks about no image")
+    elif not reaches(args.stop_after, "labels"):
+        warn(f"--labels-from has no effect: the run ends with --stop-after {args.stop_after}")

@@ -26,7 +26,8 @@ def _add_method_arguments(parser: Parser) -> None:
         choices=("ripu", "dwaca", "mada"),
         default="ripu",
         help="ripu and dwaca buy regions of every image; dwaca weighs the uncertainty of each class by how "
-        "badly it is segmented, before every round; mada buys whole images once, then trains in two stages",
+        "badly it is segmented, before every round; mada buys whole images once, then trains in two stages, "
+        "with defaults of its own (below: whole images and anchors)",
     )
     add(
         "--setting",
@@ -74,7 +75,7 @@ def _add_query_arguments(parser: Parser) -> None:
         default=None,
         metavar="W,H",
         help="width,height of the images that are scored for selection (default: the base size of "
-        "--protocol, else --input-size-target)",
+        "--protocol, else --input-size-target, as always with --method mada)",
     )
     add(
         "--score",
@@ -87,7 +88,8 @@ def _add_query_arguments(parser: Parser) -> None:
         type=values.non_negative_int,
         default=4,
         metavar="N",
-        help="images drawn in every round: score map, picked regions, what was bought",
+        help="images drawn in every round: score map, what is asked about (regions or whole images), what "
+        "was bought",
     )
 
 
@@ -104,6 +106,13 @@ def _add_oracle_arguments(parser: Parser) -> None:
         action=argparse.BooleanOptionalAction,
         default=False,
         help="go on with a round that people have answered in part; the rest stays unlabelled",
+    )
+    add(
+        "--labels-from",
+        type=values.folder,
+        metavar="RUN",
+        help="run folder of --method mada whose people have labelled images: with --oracle people their "
+        "labels answer for the images that are asked about here too, and only the others are waited for",
     )
     add(
         "--annotations-from",
@@ -123,8 +132,8 @@ def _add_oracle_arguments(parser: Parser) -> None:
         type=values.positive_float,
         default=None,
         metavar="S",
-        help="how long a person takes for one region, for the estimate of hours (default: see "
-        "docs/annotation.md)",
+        help="how long a person takes for one region, with --method mada for one image, for the estimate of "
+        "hours (default: see docs/annotation.md)",
     )
 
 

@@ -1,39 +1,17 @@
-"""MADA's defaults, the steps of its stages, and combinations of its options."""
+"""The steps of MADA's stages, what its runs describe, and combinations of its options."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import Any
 
-from utils.arguments.anchored_options import PHASES
-from utils.arguments.parser import warn
+from utils.arguments.anchored_defaults import PUBLISHED
+from utils.arguments.parser import typed_options, warn
 from utils.errors import UserError
+from utils.phases import reaches
 from utils.snapshots import has_snapshots
 
-# In place of the defaults of the other methods of active learning: the authors' released configuration.
-PUBLISHED: dict[str, Any] = {
-    "network": "mada_v3plus",
-    "backbone": "resnet101",
-    "train_bn": True,
-    "batch_norm": "sync",
-    "optimizer": "sgd-plain",
-    "learning_rate": 1e-4,
-    "head_scale": 1.0,
-    "weight_decay": 2e-4,
-    "num_steps": 90_000,
-    "batch_size": 4,
-    "input_size": (1914, 1052),
-    "input_size_target": (2048, 1024),
-    "crop_size": (896, 512),
-    "scale_range": (0.5, 1.5),
-    "mirror": True,
-    "random_mirror": True,
-    "source_order": "shuffled",
-    "budget": "5%",
-    "protocol": "mada",
-    "save_pred_every": 1000,
-    "evaluate_every": 1000,
-}
 # What the options of the other methods come to: one query round about whole images, before the first update.
 SETTLED: dict[str, Any] = {
     "setting": "image",
@@ -48,19 +26,24 @@ IMAGE_LISTS = "stage1_cac_list_0.05.txt as published, or the one in selection_li
 _OF_OTHER_METHODS = (
     "radius", "select_iterations",
     "lambda_consistency", "consistency", "lambda_negative", "negative_threshold",
-    "class_weights_from", "class_weight_images", "dropout_schedule", "dropout_period", "seconds_per_decision",
+    "class_weights_from", "class_weight_images", "dropout_schedule", "dropout_period",
     "crop_attempts", "crop_min_classes", "autoaug", "autoaug_target",
     "warm_up", "warm_up_schedule", "warm_up_ratio",
 )  # fmt: skip
 # Said in vain with another method: those that name what a run starts from or does are errors, not warnings.
 _STEERING = (
     "start_at", "stop_after", "source_anchors", "source_vectors", "image_list", "labelled_list",
-    "target_anchors", "stage_steps",
+    "target_anchors", "stage_steps", "labels_from",
 )  # fmt: skip
 _OWN = (
     "published_vectors", "num_anchors", "allow_absent_classes", "lambda_alignment", "lambda_pseudo",
     "anchor_momentum", "batch_rule", "stage_2_from", "input_size_active", "scaled_width",
 )  # fmt: skip
+
+
+_ANCHOR_FILES = ("source_anchors", "source_vectors", "target_anchors")
+# Idle where the run ends before that stage, yet settings of the run that goes on from there.
+_OF_STAGE_2 = ("lambda_alignment", "lambda_pseudo", "target_anchors", "anchor_momentum", "batch_rule")
 
 
 def is_anchored(args: argparse.Namespace) -> bool:
@@ -72,6 +55,26 @@ def settings_of_others(args: argparse.Namespace) -> frozenset[str]:
     """MADA's options where another method runs: no settings of that run, which began before they were added
     or will go on after there are more."""
     return frozenset() if is_anchored(args) else frozenset((*_STEERING, *_OWN))
+
+
+def needs_source_anchors(args: argparse.Namespace) -> bool:
+    """Whether images are chosen by the source's anchors, or the run is for them alone."""
+    if args.start_at != "source-anchors":
+        return False
+    chosen_by_them = args.image_list is None and args.score == "published"
+    return chosen_by_them or args.stop_after == "source-anchors"
+
+
+def describes_source(args: argparse.Namespace) -> bool:
+    """Whether the source's images are what its anchors are made of."""
+    given = args.source_anchors is not None or args.source_vectors is not None
+    return needs_source_anchors(args) and not given
+
+
+def describes_target(args: argparse.Namespace) -> bool:
+    """Whether the target's images are what its anchors are made of, before the run ends."""
+    aligned = reaches(args.stop_after, "stage-2") and args.lambda_alignment > 0
+    return args.target_anchors is None and (aligned or args.stop_after == "target-anchors")
 
 
 def fill_in_anchored(args: argparse.Namespace) -> None:
@@ -104,8 +107,8 @@ def settle_steps(args: argparse.Namespace) -> None:
             "or give longer --stage-steps",
             everywhere=True,
         )
-    place = PHASES.index(args.stop_after)
-    steps = 0 if place < PHASES.index("stage-1") else first if place < PHASES.index("stage-2") else whole
+    ends = {"stage-1": first, "stage-2": whole}
+    steps = max((end for stage, end in ends.items() if reaches(args.stop_after, stage)), default=0)
     args.num_steps_stop = min(steps, args.num_steps_stop or whole)
     if max(args.stage_steps) > args.num_steps:
         warn(
@@ -196,7 +199,7 @@ def _check_training(args: argparse.Namespace) -> None:
 def _check_phases(args: argparse.Namespace) -> None:
     if args.start_at == "source-anchors":
         return
-    if PHASES.index(args.stop_after) < PHASES.index(args.start_at):
+    if not reaches(args.stop_after, args.start_at):
         raise UserError(
             f"--stop-after {args.stop_after} comes before --start-at {args.start_at}; stop after "
             f"{args.start_at} or stage-2",
@@ -230,39 +233,70 @@ def _warn_about_unused(args: argparse.Namespace) -> None:
         if name in args.given and getattr(args, name):
             warn(f"{_flag(name)} has no effect with --method mada")
     if args.image_list is not None:
-        unused, why = ("budget", "score"), "--image-list says which images are asked about"
-        _warn_if_given(args, unused, why)
+        reason = "--image-list says which images are asked about"
+        _warn_about_idle(args, ("budget", "score"), reason, because=("image_list",))
     _warn_about_source_anchors(args)
+    _warn_about_stage_2(args)
+    _warn_about_clustering(args)
     if args.accumulation > 1 and args.stage_steps[1] and args.lambda_alignment > 0:
         warn(
             f"--accumulation {args.accumulation}: soft alignment sees one micro-batch at a time, "
             "and an anchor moves after each"
         )
-    if args.lambda_alignment == 0:
-        unused = ("target_anchors", "anchor_momentum", "batch_rule")
-        _warn_if_given(args, unused, "--lambda-alignment is 0, nothing is aligned")
-    if args.target_anchors is not None and args.start_at == "source-anchors" and args.num_steps_stop == 0:
-        warn(f"--target-anchors has no effect: the run ends with --stop-after {args.stop_after}")
 
 
 def _warn_about_source_anchors(args: argparse.Namespace) -> None:
     """Where no image is selected by its distance to them, nothing is described and clustered either."""
-    reason = None
-    if args.start_at == "target-anchors":
-        reason = "--start-at target-anchors comes after them"
+    unused: tuple[str, ...] = ("source_anchors", "source_vectors", "allow_absent_classes")
+    if needs_source_anchors(args):
+        if args.source_anchors is None:
+            return
+        unused = ("allow_absent_classes",)
+        because, reason = "source_anchors", "--source-anchors are given, nothing is clustered"
+    elif args.start_at == "target-anchors":
+        because, reason = "start_at", "--start-at target-anchors comes after them"
     elif args.image_list is not None:
-        reason = "--image-list says which images are asked about"
-    elif args.score != "published":
-        reason = f"--score {args.score} needs no anchors"
-    if reason is not None:
-        _warn_if_given(args, ("source_anchors", "source_vectors", "allow_absent_classes"), reason)
-    elif args.source_anchors is not None:
-        _warn_if_given(args, ("allow_absent_classes",), "--source-anchors are given, nothing is clustered")
+        because, reason = "image_list", "--image-list says which images are asked about"
+    else:
+        because, reason = "score", f"--score {args.score} needs no anchors"
+    _warn_about_idle(args, unused, reason, because=(because,))
 
 
-def _warn_if_given(args: argparse.Namespace, names: tuple[str, ...], reason: str) -> None:
+def _warn_about_stage_2(args: argparse.Namespace) -> None:
+    ended = f"the run ends with --stop-after {args.stop_after}; keep it for when the run goes on"
+    if args.lambda_alignment == 0:
+        unused = ("target_anchors", "anchor_momentum", "batch_rule")
+        reason = "--lambda-alignment is 0, nothing is aligned"
+        _warn_about_idle(args, unused, reason, because=("lambda_alignment",))
+    elif not reaches(args.stop_after, "stage-2"):
+        _warn_about_idle(args, _OF_STAGE_2, ended, because=("stop_after",))
+    if args.start_at == "target-anchors":
+        reason = "--start-at target-anchors begins with the weights of --restore-from"
+        _warn_about_idle(args, ("stage_2_from",), reason, because=("start_at",))
+    elif not reaches(args.stop_after, "stage-1"):  # where `stage1` points to is decided at the end of that
+        _warn_about_idle(args, ("stage_2_from",), ended, because=("stop_after",))
+
+
+def _warn_about_clustering(args: argparse.Namespace) -> None:
+    aligned = args.lambda_alignment > 0 or args.stop_after == "target-anchors"
+    because = ("score", "image_list", "start_at", "stop_after", "lambda_alignment", *_ANCHOR_FILES)
+    if not aligned and not needs_source_anchors(args):
+        _warn_about_idle(args, ("num_anchors",), "the run has no anchors", because=because)
+    if not describes_source(args) and not describes_target(args):
+        reason = "no images are described for anchors"
+        _warn_about_idle(args, ("published_vectors",), reason, because=because)
+
+
+def _warn_about_idle(
+    args: argparse.Namespace, names: Sequence[str], reason: str, *, because: Sequence[str]
+) -> None:
+    """Warns about options without effect, but not about those of a recipe where one that was typed after it
+    (of `because`) is what makes them idle."""
+    typed = typed_options(args.argv)
+    overruled = any(_flag(name) in typed for name in because)
     for name in names:
-        if name in args.given:
+        is_meant = name in args.given and getattr(args, name) is not False
+        if is_meant and (_flag(name) in typed or not overruled):
             warn(f"{_flag(name)} has no effect: {reason}")
 
 

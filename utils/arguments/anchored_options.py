@@ -5,7 +5,8 @@ from __future__ import annotations
 import argparse
 
 from utils.arguments import values
-from utils.arguments.parser import Parser
+from utils.arguments.anchored_defaults import published_options
+from utils.arguments.parser import Parser, wrap
 
 PHASES = ("source-anchors", "selection", "labels", "stage-1", "target-anchors", "stage-2")
 STARTS = ("source-anchors", "target-anchors")
@@ -13,7 +14,11 @@ STARTS = ("source-anchors", "target-anchors")
 
 def add_anchored_arguments(parser: Parser) -> None:
     """What `train_al.py --method mada` has beside the options of all active learning."""
-    group = parser.add_argument_group("whole images and anchors (mada)")
+    group = parser.add_argument_group(
+        "whole images and anchors (mada)",
+        "with --method mada these are the defaults, whatever else this text says of them:\n"
+        + wrap(published_options(), width=100),
+    )
     _add_phases(group)
     _add_files(group)
     _add_anchors(group)
@@ -41,37 +46,38 @@ def _add_files(group: argparse._ArgumentGroup) -> None:
     add = group.add_argument
     add(
         "--source-anchors",
-        type=values.existing_file,
-        metavar="FILE",
+        type=values.existing_path,
+        metavar="PATH",
         help="anchors of the source (cluster_centroids_full_10.pkl) of an original or earlier run, in place "
-        "of describing and clustering its images",
+        "of describing and clustering its images; or the run's folder",
     )
     add(
         "--source-vectors",
-        type=values.existing_file,
-        metavar="FILE",
+        type=values.existing_path,
+        metavar="PATH",
         help="vectors of the source images (full_dataset_objective_vectors.pkl) to cluster, in place of "
-        "describing the images",
+        "describing the images; or source_vectors/vectors.npy of an earlier run, or the run's folder",
     )
     add(
         "--image-list",
-        type=values.existing_file,
-        metavar="FILE",
+        type=values.existing_path,
+        metavar="PATH",
         help="target images to have labelled, one a line, such as the published stage1_cac_list_0.05.txt; "
-        "none is selected",
+        "none is selected; or the folder of a run that selected some",
     )
     add(
         "--labelled-list",
-        type=values.existing_file,
-        metavar="FILE",
-        help="target images, one a line, that were labelled before: they train too, and --budget buys others",
+        type=values.existing_path,
+        metavar="PATH",
+        help="target images, one a line, that were labelled before: they train too, and --budget buys "
+        "others; or the folder of a run that selected them",
     )
     add(
         "--target-anchors",
-        type=values.existing_file,
-        metavar="FILE",
+        type=values.existing_path,
+        metavar="PATH",
         help="anchors of the target (cluster_centroids_full_target_10.pkl), in place of describing and "
-        "clustering its images after stage 1",
+        "clustering its images after stage 1; or the folder of a run that has them",
     )
     add(
         "--published-vectors",

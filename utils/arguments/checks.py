@@ -26,7 +26,7 @@ FREE_TO_CHANGE = frozenset(
         "evaluation_list", "evaluation_split", "protocol",
         "snapshot_dir", "resume", "save_pred_every", "keep_snapshots", "log_every", "evaluate_every",
         "pictures_every", "tensorboard", "device", "timeout_seconds",
-        "label_info", "accept_partial", "seconds_per_decision", "query_pictures",
+        "label_info", "accept_partial", "labels_from", "seconds_per_decision", "query_pictures",
         "class_statistics", "stop_after", "allow_absent_classes", "published_vectors",
     }
 )  # fmt: skip

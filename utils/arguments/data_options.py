@@ -151,8 +151,8 @@ def add_evaluation_arguments(parser: Parser) -> None:
     )
 
 
-def add_data_arguments(parser: Parser, *, crop_size: str = "640,360") -> None:
-    """Loading and augmentation of both domains."""
+def add_data_arguments(parser: Parser, *, crop_size: str = "640,360", scaled_otherwise: str = "") -> None:
+    """Loading and augmentation of both domains. `scaled_otherwise`: what else --scale-range may mean."""
     add_reading_arguments(parser)
     add = parser.add_argument_group("augmentation").add_argument
     add(
@@ -167,7 +167,8 @@ def add_data_arguments(parser: Parser, *, crop_size: str = "640,360") -> None:
         type=values.scale_range,
         default="0.8,1.2",
         metavar="LO,HI",
-        help="labelled images are resized to --input-size times a factor drawn from it; none: no scaling",
+        help=f"labelled images are resized to --input-size times a factor drawn from it{scaled_otherwise}; "
+        "none: no scaling",
     )
     add(
         "--crop-attempts",
@@ -285,8 +286,9 @@ def add_protocol_arguments(parser: Parser, *, protocol: str = "mrnet") -> None:
         "--protocol",
         default=protocol,
         metavar="NAME",
-        help="how snapshots are scored, here and by evaluate.py, such as mrnet-cityscapes, ripu-cityscapes "
-        "or daformer-cityscapes; mrnet, ripu and daformer take --input-size-target as their base size",
+        help="how snapshots are scored, here and by evaluate.py, such as mrnet-cityscapes, ripu-cityscapes, "
+        "daformer-cityscapes or mada-cityscapes; mrnet, ripu, daformer and mada take --input-size-target as "
+        "their base size",
     )
 
 

@@ -87,9 +87,9 @@ class Parser(argparse.ArgumentParser):
     def format_help(self) -> str:
         """Adds the names of the accepted original options in one paragraph."""
         if self._original_group is not None:
-            names = "  ".join(original.option for original in self.originals.values())
+            names = [original.option for original in self.originals.values()]
             self._original_group.description = (
-                f"also accepted; each says what it becomes:\n{_wrap(names, width=100)}"
+                f"also accepted; each says what it becomes:\n{wrap(names, width=100)}"
             )
         return super().format_help()
 
@@ -165,12 +165,28 @@ def recipe_of(argv: Sequence[str]) -> str | None:
     return next((Path(text[1:]).stem for text in argv if text.startswith("@")), None)
 
 
+def typed_options(argv: Sequence[str]) -> frozenset[str]:
+    """The names of the options on the command line itself, not in its argument files, such as `--seed`."""
+    names = (word.text.partition("=")[0] for word in expand(argv) if word.file is None)
+    return frozenset(name.replace("_", "-") for name in names if name.startswith("--"))
+
+
 def published_batch_of(argv: Sequence[str]) -> int | None:
     """The --batch-size that the argument files ask for, whatever follows on the command line."""
     texts = [word.text for word in expand(argv) if word.file is not None]
     values = [value for name, value in itertools.pairwise(texts) if name == "--batch-size"]
     values += [text.partition("=")[2] for text in texts if text.startswith("--batch-size=")]
     return int(values[-1]) if values and values[-1].isdigit() else None
+
+
+def wrap(texts: Sequence[str], *, width: int) -> str:
+    """The texts in lines of about `width` characters, none of them broken."""
+    lines = [""]
+    for text in texts:
+        if len(lines[-1]) + len(text) > width:
+            lines.append("")
+        lines[-1] += text + "  "
+    return "\n".join(line.strip() for line in lines)
 
 
 def warn(message: str) -> None:
@@ -211,12 +227,3 @@ def _find_argument_file(name: str, folder: Path) -> Path:
     nearest = difflib.get_close_matches(wanted.name, beside, n=1, cutoff=0.5)
     hint = f"; did you mean @{wanted.parent / nearest[0]}?" if nearest else ""
     raise UserError(f"argument file {wanted} does not exist{hint}", everywhere=True)
-
-
-def _wrap(text: str, *, width: int) -> str:
-    lines = [""]
-    for word in text.split():
-        if len(lines[-1]) + len(word) > width:
-            lines.append("")
-        lines[-1] += word + " "
-    return "\n".join(line.strip() for line in lines)

@@ -102,9 +102,17 @@ def add_network_arguments(parser: Parser) -> None:
     parser.add_original("--model", "no effect: see --network", _only_deeplab)
 
 
-def add_optimizer_arguments(parser: Parser, *, needs_teacher: bool = False) -> None:
-    """Batch, steps and optimizers. `needs_teacher`: the script cannot do without the averaged weights."""
-    _add_step_arguments(parser)
+def add_optimizer_arguments(
+    parser: Parser, *, needs_teacher: bool = False, all_steps: str = "--num-steps"
+) -> None:
+    """Batch, steps and optimizers.
+
+    Args:
+        parser: gets the options.
+        needs_teacher: the script cannot do without the averaged weights.
+        all_steps: how many there are without --num-steps-stop.
+    """
+    _add_step_arguments(parser, all_steps)
     add = parser.add_argument_group("optimizer").add_argument
     add(
         "--optimizer",
@@ -170,7 +178,7 @@ def add_optimizer_arguments(parser: Parser, *, needs_teacher: bool = False) -> N
     )
 
 
-def _add_step_arguments(parser: Parser) -> None:
+def _add_step_arguments(parser: Parser, all_steps: str) -> None:
     add = parser.add_argument_group("batch and steps").add_argument
     add(
         "--batch-size",
@@ -197,7 +205,7 @@ def _add_step_arguments(parser: Parser) -> None:
         "--num-steps-stop",
         type=values.positive_int,
         metavar="N",
-        help="optimizer steps to run (default: --num-steps)",
+        help=f"optimizer steps to run (default: {all_steps})",
     )
     add(
         "--warm-up",

@@ -142,8 +142,10 @@ def test_tiny_images_work(size: tuple[int, int]) -> None:
     assert logits.shape[2:] == tuple(-(-length // 4) for length in size)
 
 
-def test_one_image_alone_cannot_train() -> None:
+@pytest.mark.parametrize("mode", ["local", "sync"])
+def test_one_image_alone_cannot_train(mode: str) -> None:
     net = network()
+    set_batch_norm(net, mode, train_affine=True)
     with pytest.raises(UserError, match=r"mada_v3plus .* batch of one image.* use more images per process"):
         net(images(1))
     assert net.eval()(images(1)).logits.isfinite().all()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -136,9 +137,12 @@ def test_damaged_files_are_named(tmp_path: Path, read: Callable[[Path], object],
             "flipped legacy": content[:-20] + bytes(20),
         }[kind]
     )
-    with pytest.raises(UserError, match=r"x\.pkl are damaged \(.*copy or make the file again") as caught:
+    with pytest.raises(
+        UserError, match=r"x\.pkl are damaged, or no file of torch\.save; copy or make"
+    ) as caught:
         read(path)
     assert "\n" not in str(caught.value)
+    assert "Weights only" not in str(caught.value)
 
 
 @pytest.mark.parametrize("read", READERS, ids=WHAT)
@@ -192,6 +196,109 @@ def test_published_names() -> None:
     assert anchor_files.clusters_name("target", 4) == "cluster_index_full_target_4.pkl"
     assert anchor_files.vectors_name("source") == "full_dataset_objective_vectors.pkl"
     assert anchor_files.vectors_name("target") == "target_full_dataset_objective_vectors.pkl"
+    assert anchor_files.list_name("0.05") == "stage1_cac_list_0.05.txt"
+    assert anchor_files.positions_name("148images") == "stage1_cac_index_148images.txt"
+
+
+class TestOurVectors:
+    """The matrix that a run keeps in source_vectors/."""
+
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_are_read_as_float32(self, tmp_path: Path, dtype: type) -> None:
+        np.save(tmp_path / "vectors.npy", some_anchors().astype(dtype))
+        found = anchor_files.read_vectors(tmp_path / "vectors.npy", num_classes=4, channels=5)
+        np.testing.assert_array_equal(found, some_anchors())
+        assert found.dtype == np.float32
+
+    def test_of_another_network_are_refused(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "vectors.npy", some_anchors())
+        with pytest.raises(UserError, match=r"vectors\.npy have shape \(3, 4, 5\), not \(images, 4, 6\)"):
+            anchor_files.read_vectors(tmp_path / "vectors.npy", num_classes=4, channels=6)
+
+    def test_that_are_not_finite_are_refused(self, tmp_path: Path) -> None:
+        np.save(tmp_path / "vectors.npy", np.full((3, 4, 5), np.inf, np.float32))
+        with pytest.raises(UserError, match=r"vectors\.npy hold values that are not finite"):
+            anchor_files.read_vectors(tmp_path / "vectors.npy", num_classes=4, channels=5)
+
+    @pytest.mark.parametrize("kind", ["cut off", "empty", "text", "a torch.save", "objects"])
+    def test_that_are_damaged_are_named(self, tmp_path: Path, kind: str) -> None:
+        path = tmp_path / "vectors.npy"
+        if kind == "objects":
+            np.save(path, np.array([Harmful(tmp_path / "was run")]), allow_pickle=True)
+        elif kind == "a torch.save":
+            torch.save([1, 2], path)
+        else:
+            np.save(path, some_anchors())
+            content = path.read_bytes()
+            path.write_bytes({"cut off": content[:-7], "empty": b"", "text": b"no such thing"}[kind])
+        with pytest.raises(
+            UserError, match=r"vectors\.npy are (damaged, or no array of numpy|no float array)"
+        ):
+            anchor_files.read_vectors(path, num_classes=4, channels=5)
+        assert not (tmp_path / "was run").exists()
+
+    def test_that_are_missing_are_named(self, tmp_path: Path) -> None:
+        with pytest.raises(UserError, match=r"none\.npy cannot be read: No such file"):
+            anchor_files.read_vectors(tmp_path / "none.npy", num_classes=4, channels=5)
+
+
+class TestFolders:
+    """A run's folder in place of a file in it."""
+
+    FIND: ClassVar[dict[str, tuple[Callable[[Path], Path], list[str]]]] = {
+        "anchors": (
+            lambda path: anchor_files.find_centroids(path, "target", 4),
+            ["cluster_centroids_full_target_4.pkl", "anchors/cluster_centroids_full_target_4.pkl"],
+        ),
+        "vectors": (
+            anchor_files.find_vectors,
+            [
+                "vectors.npy",
+                "source_vectors/vectors.npy",
+                "full_dataset_objective_vectors.pkl",
+                "anchors/source_vectors/vectors.npy",
+                "anchors/full_dataset_objective_vectors.pkl",
+            ],
+        ),
+        "list": (
+            anchor_files.find_list,
+            ["stage1_cac_list_0.05.txt", "selection_list/stage1_cac_list_3images.txt"],
+        ),
+    }
+
+    @staticmethod
+    def touch(path: Path) -> Path:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+        return path
+
+    @pytest.mark.parametrize("kind", FIND)
+    def test_hold_the_file(self, tmp_path: Path, kind: str) -> None:
+        find, places = self.FIND[kind]
+        for place in reversed(places):  # the first is preferred
+            path = self.touch(tmp_path / place)
+            assert find(tmp_path) == path
+            assert find(path) == path
+
+    @pytest.mark.parametrize("kind", FIND)
+    def test_without_the_file_are_named(self, tmp_path: Path, kind: str) -> None:
+        find, places = self.FIND[kind]
+        self.touch(tmp_path / "cluster_centroids_full_4.pkl")  # of the other domain
+        self.touch(tmp_path / "anchors" / "cluster_centroids_full_target_10.pkl")
+        with pytest.raises(UserError, match=rf"folder {tmp_path} holds none of .*; name the file") as caught:
+            find(tmp_path)
+        name = places[0] if kind != "list" else "stage1_cac_list_*.txt"
+        assert name in str(caught.value)
+
+    def test_with_several_lists_are_refused(self, tmp_path: Path) -> None:
+        for extent in ("0.05", "3images"):
+            self.touch(tmp_path / "selection_list" / f"stage1_cac_list_{extent}.txt")
+        both = r"\(selection_list/stage1_cac_list_0.05.txt, selection_list/stage1_cac_list_3images.txt\)"
+        with pytest.raises(UserError, match=rf"holds several such files {both}; name one"):
+            anchor_files.find_list(tmp_path)
+
+    def test_a_file_that_is_missing_is_left_to_its_reader(self, tmp_path: Path) -> None:
+        assert anchor_files.find_list(tmp_path / "none.txt") == tmp_path / "none.txt"
 
 
 def test_lists_are_a_name_per_line(tmp_path: Path) -> None:

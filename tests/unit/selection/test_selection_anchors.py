@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from selection import anchors
+from selection import vector_folder
 from selection.anchors import cluster, initial_rows, library_seed
 from utils.errors import UserError
 
@@ -111,7 +111,7 @@ def test_images_without_any_class_are_clustered_too() -> None:
 def test_pieces_of_any_size_give_the_same_bits(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     vectors = drawn(211, classes=4, channels=33, kinds=9)
     expected = cluster(vectors, 9)
-    monkeypatch.setattr(anchors, "_ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(vector_folder, "_ROWS_AT_ONCE", rows)
     found = cluster(vectors, 9)
     np.testing.assert_array_equal(found.centroids, expected.centroids)
     np.testing.assert_array_equal(found.labels, expected.labels)

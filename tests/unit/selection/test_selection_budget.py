@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from selection.budget import SECONDS_PER_DECISION, WHOLE_IMAGE_HOURS, Budget, price, price_of_images
+from selection.budget import SECONDS_PER_DECISION, WHOLE_IMAGE_HOURS, Budget, ImagePrice, price
 from utils.errors import UserError
 
 CITYSCAPES = (1024, 2048)
@@ -184,9 +184,7 @@ def test_budgets_that_are_no_whole_images_are_refused(budget: Budget, total: int
 
 
 def test_the_price_of_whole_images_is_in_hours() -> None:
-    asked = price_of_images(Budget.parse("5%"), 2975)
-    assert (asked.images, asked.total, asked.hours) == (148, 2975, 148 * WHOLE_IMAGE_HOURS)
-    assert asked.sentence() == (
-        "--budget 5% asks people for all pixels of 148 of 2975 images: "
-        "about 222 h at an assumed 1.5 h per image"
-    )
+    asked = ImagePrice(148)
+    assert asked.hours == 148 * WHOLE_IMAGE_HOURS
+    assert asked.words() == "about 222 h at an assumed 1.5 h per image"
+    assert ImagePrice(3, hours_per_image=0.25).words() == "about 0.8 h at an assumed 0.25 h per image"

@@ -292,7 +292,10 @@ def test_the_status_counts_images_and_their_hours(tmp_path: Path) -> None:
     text = status_of(answers, packages)
     assert "answered: 0 of 2 images" in text
     assert "left: 2 images, about 3.0 h at an assumed 1.5 h per image" in text
+    assert text.splitlines()[0].split() == ["annotator", "images", "answered", "cannot", "tell", "left"]
+    assert text.splitlines()[1].split() == ["annotator", "2", "0", "0", "2"]
     assert "regions" not in text
+    assert "crops" not in text
     name, count = NAMES[1], 31 * 57
     answers.put("annotator", name, slice(None), np.full(count, 3, np.uint8), blind=False)
     answers.put("annotator", NAMES[0], np.arange(60 * 90 - 1), np.zeros(60 * 90 - 1, np.uint8), blind=False)

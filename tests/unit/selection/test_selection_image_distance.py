@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from selection import vector_folder
 from selection.image_distance import anchor_distances, image_scores, select_images
 from utils.errors import UserError
 
@@ -18,20 +21,37 @@ def test_distances_worked_by_hand() -> None:
     distances = anchor_distances(vectors, anchors)
     assert distances.tolist() == [[1.5, 1.0], [0.0, 0.5]]  # an absent class counts as zeros
     assert distances.dtype is torch.float64
-    assert image_scores(vectors, anchors).tolist() == [1.0, 0.0]
+    scores = image_scores(vectors.numpy(), anchors)
+    assert scores.values.tolist() == [1.0, 0.0]
+    assert scores.nearest is not None
+    assert scores.nearest.tolist() == [1, 0]
+    assert scores.measure == "distance to 2 source anchors"
 
 
-def test_an_image_has_the_same_score_alone_and_among_others() -> None:
+@pytest.mark.parametrize("rows", [1, 3, 256])
+def test_pieces_of_any_size_give_the_same_bits(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     random = torch.Generator().manual_seed(0)
     vectors = torch.randn(7, 19, 64, generator=random)
     anchors = torch.randn(5, 19, 64, generator=random)
-    alone = torch.cat([image_scores(vector[None], anchors) for vector in vectors])
-    assert torch.equal(alone, image_scores(vectors, anchors))
+    plain = (vectors[:, None].double() - anchors.double()).square().mean(dim=(2, 3))
+    alone = [anchor_distances(vector[None], anchors).min().item() for vector in vectors]
+    monkeypatch.setattr(vector_folder, "_ROWS_AT_ONCE", rows)
+    scores = image_scores(vectors.numpy(), anchors)
+    assert scores.values.tolist() == alone
+    np.testing.assert_allclose(scores.values, plain.amin(dim=1).numpy(), rtol=1e-12)
+    np.testing.assert_array_equal(scores.nearest, plain.argmin(dim=1).numpy())
+
+
+def test_a_memory_map_is_scored(tmp_path: Path) -> None:
+    vectors, anchors = np.random.default_rng(0).random((9, 3, 4), np.float32), torch.rand(2, 3, 4)
+    np.save(tmp_path / "vectors.npy", vectors)
+    mapped = np.load(tmp_path / "vectors.npy", mmap_mode="r")
+    np.testing.assert_array_equal(image_scores(mapped, anchors).values, image_scores(vectors, anchors).values)
 
 
 def test_vectors_of_a_network_give_no_gradient() -> None:
     vectors = torch.randn(2, 3, 4, requires_grad=True)
-    assert not image_scores(vectors, torch.randn(2, 3, 4)).requires_grad
+    assert not anchor_distances(vectors, torch.randn(2, 3, 4)).requires_grad
 
 
 def test_other_classes_are_our_mistake() -> None:

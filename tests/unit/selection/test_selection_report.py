@@ -6,6 +6,7 @@ import dataclasses
 import json
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import numpy as np
@@ -28,7 +29,7 @@ from selection.rounds import ImageQuery, RoundQueries
 from selection.store import AnnotationStore
 from utils.class_spaces import class_space
 from utils.errors import UserError
-from utils.pictures import colorize, write_png
+from utils.pictures import colorize, contact_sheet, write_png
 
 PALETTE = class_space("cityscapes19").palette
 
@@ -191,7 +192,16 @@ def test_neighbours_drawn_larger_do_not_hide_each_other() -> None:
 
 
 @pytest.mark.parametrize("is_answered", [True, False])
-def test_the_picture_of_a_whole_image_shows_the_prediction_and_what_was_bought(is_answered: bool) -> None:
+def test_the_picture_of_a_whole_image_shows_the_prediction_and_what_was_bought(
+    is_answered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[tuple[str, ...]] = []
+
+    def sheet_of(rows: Any, titles: tuple[str, ...], *, height: int) -> np.ndarray:
+        said.append(titles)
+        return contact_sheet(rows, titles, height=height)
+
+    monkeypatch.setattr(report, "contact_sheet", sheet_of)
     (query,) = whole_queries(NAMES[:1]).images  # 30 x 40
     answered = np.full(query.size, 13, np.uint8)
     answered[:10] = 255
@@ -203,6 +213,7 @@ def test_the_picture_of_a_whole_image_shows_the_prediction_and_what_was_bought(i
         answered=answered.ravel() if is_answered else None,
         palette=PALETTE,
     )
+    assert said == [("image", "entropy", "predicted", "bought")]
     shown = 4 if is_answered else 3
     assert sheet.shape == (60, 44 * shown + 4, 3)
     _, _, predicted, *bought = (sheet[26:56, 4 + i * 44 :][:, :40] for i in range(shown))
@@ -240,6 +251,42 @@ def test_the_page_lists_every_round_and_its_pictures(tmp_path: Path) -> None:
     assert picture.is_file()
     assert picture.stem in page.texts
     assert path.stat().st_size < 20_000
+
+
+def test_the_page_of_whole_images_speaks_of_them_alone(tmp_path: Path) -> None:
+    names = [f"class {number}" for number in range(CLASSES)]
+    pages = {}
+    for kind, queries in (("whole", whole_queries()), ("regions", toy_queries())):
+        summary = report.round_summary(queries, queries.predicted, CLASSES)
+        pages[kind] = Page(report.write_index(tmp_path, [summary], names, PALETTE)).texts
+    assert "mada, image, budget 5%, seed 1" in pages["whole"]
+    assert "ripu, region, budget 2.2% in 5 rounds, seed 1" in pages["regions"]
+    assert "exhausted images" in pages["regions"]
+    assert "exhausted images" not in pages["whole"]
+
+
+def test_captions_order_the_pictures_and_stand_below_them(tmp_path: Path) -> None:
+    store = AnnotationStore(tmp_path)
+    [(queries, classes)] = fill_store(store, 1)
+    for name in NAMES[:3]:
+        write_png(report.picture_path(store, 0, name), np.zeros((4, 4, 3), np.uint8))
+    captions = {NAMES[2]: "entropy: <b>0.5</b>", NAMES[1]: ""}
+    report.write_captions(store.round(0).folder, captions)
+    assert list(report.read_captions(store.round(0).folder).items()) == list(captions.items())
+    summary = report.round_summary(queries, classes, CLASSES)
+    page = Page(report.write_index(tmp_path, [summary], ["class"] * CLASSES, PALETTE))
+    stems = [report.picture_path(store, 0, name).stem for name in (NAMES[2], NAMES[1], NAMES[0])]
+    assert [Path(unquote(link)).stem for link in page.links[::2]] == stems
+    shown = [text for text in page.texts if any(text.startswith(stem) for stem in stems)]
+    assert shown == [f"{stems[0]}; entropy: <b>0.5</b>", *stems[1:]]
+    assert "b" not in page.tags
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[1]", b"\xff"])
+def test_captions_that_are_missing_or_damaged_say_nothing(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / report.CAPTIONS).write_bytes(content)
+    assert report.read_captions(tmp_path) == {}
 
 
 def test_a_hostile_setting_stays_text(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from pathlib import Path
 
 import numpy as np
 
 from selection.queries import WHOLE_IMAGE, whole_image_pick
-from selection.rounds import ImageQuery, RoundInfo, RoundQueries
+from selection.rounds import ImageQuery, RoundFolder, RoundInfo, RoundQueries
 from selection.store import AnnotationStore
 
 CLASSES = 19
@@ -68,6 +69,14 @@ def whole_queries(names: Sequence[str] = NAMES[:2], **changes: object) -> RoundQ
     sizes = [SIZES[NAMES.index(name)] for name in names]
     picks = [whole_image_pick(size) for size in sizes]
     return RoundQueries(info, list(map(toy_query, names, sizes, picks, [info] * len(names))))
+
+
+def begun(run: Path, queries: RoundQueries) -> RoundFolder:
+    """The first round of the run in this folder, which asks these queries and has no answers."""
+    folder = AnnotationStore(run / "queries").round(0)
+    folder.begin(queries.info)
+    folder.write_queries(queries)
+    return folder
 
 
 def toy_classes(queries: RoundQueries) -> np.ndarray:

@@ -32,8 +32,8 @@ from trainers import domain_anchors, image_round
 from trainers.anchored_stages import StagedTrainer, StagePlan
 from trainers.oracles import PeopleOracle, TruthOracle
 from utils import snapshots
-from utils.arguments.anchored_options import PHASES
 from utils.errors import UserError
+from utils.phases import PHASES
 from utils.runs import DONE, PREEMPTED, WAITING_FOR_LABELS
 
 FIRST, LAST = STEPS[0], sum(STEPS)
@@ -374,12 +374,15 @@ class TestGoingOn:
         assert_same(outcome_of(fit(folder, plan=plan, score="random")), outcome_of(expected))
 
 
-def test_run_that_was_to_go_further_keeps_its_end(tmp_path: Path) -> None:
-    with run_of(tmp_path):
+def test_run_can_be_ended_earlier_until_it_has_gone_further(tmp_path: Path) -> None:
+    with run_of(tmp_path), run_of(tmp_path / "other"):
         pass
+    with run_of(tmp_path, stop_after="stage-1"):
+        pass
+    (tmp_path / "other" / "iteration_0000009.pth").touch()
     with (
         pytest.raises(UserError, match=r"\(folder -> now\): --stop-after stage-2 -> stage-1; give another"),
-        run_of(tmp_path, stop_after="stage-1"),
+        run_of(tmp_path / "other", stop_after="stage-1"),
     ):
         pytest.fail("opened")
 

@@ -16,7 +16,7 @@ from selection.anchors import cluster
 from selection.vector_folder import VectorFolder
 from tests.toy_active import SPACE, DrawnImages, small_network
 from tests.toy_training import WORLD
-from trainers.domain_anchors import DomainAnchors, anchors_from_vectors
+from trainers.domain_anchors import ClusterSettings, DomainAnchors, anchors_from_vectors
 from utils.errors import UserError
 
 IMAGES, ANCHORS, CHANNELS = 6, 3, 16
@@ -26,9 +26,16 @@ NAMES = SPACE.class_names
 
 def anchors_of(folder: Path, **changes: Any) -> DomainAnchors:
     """Anchors of drawn target images, unless told otherwise."""
-    options: dict[str, Any] = {"domain": "target", "network": small_network(), "samples": DrawnImages(IMAGES)}
-    options |= {"labelled": False, "fingerprint": "drawn", "num_anchors": ANCHORS, "class_names": NAMES}
-    return DomainAnchors(folder=folder, world=WORLD, num_workers=0, **{**options, **changes})
+    options: dict[str, Any] = {"network": small_network(), "samples": DrawnImages(IMAGES)}
+    options |= {"labelled": False, "fingerprint": "drawn"}
+    own = {name: changes.pop(name) for name in list(changes) if name in ClusterSettings.__dataclass_fields__}
+    clusters = settings(folder, **{"domain": "target", **own})
+    return DomainAnchors(clusters=clusters, world=WORLD, num_workers=0, **{**options, **changes})
+
+
+def settings(folder: Path, **changes: Any) -> ClusterSettings:
+    options: dict[str, Any] = {"domain": "source", "num_anchors": ANCHORS, "class_names": NAMES}
+    return ClusterSettings(folder=folder, **{**options, **changes})
 
 
 def drawn_vectors(*, absent: int | None = None) -> np.ndarray:
@@ -56,10 +63,15 @@ class TestFromImages:
             "cluster_centroids_full_target_3.pkl", "cluster_index_full_target_3.pkl", "target_vectors"
         ]  # fmt: skip
 
-    def test_published_vectors_are_written_on_request(self, tmp_path: Path) -> None:
-        anchors_of(tmp_path, published_vectors=True)()
+    def test_published_vectors_are_written_on_request(
+        self, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        with caplog.at_level(logging.INFO):
+            anchors_of(tmp_path, published_vectors=True)()
         found = read_vectors(tmp_path / "target_full_dataset_objective_vectors.pkl", **SHAPE)
         np.testing.assert_array_equal(found, VectorFolder(tmp_path / "target_vectors").vectors())
+        name = "target_full_dataset_objective_vectors.pkl"
+        assert f"vectors of {IMAGES} target images: {tmp_path / name}" in caplog.messages
 
     def test_stopped_and_called_again(self, tmp_path: Path) -> None:
         seen: list[int] = []
@@ -85,7 +97,7 @@ class TestFromImages:
         sizes = cluster(VectorFolder(tmp_path / "target_vectors").vectors(), ANCHORS).sizes
         text = caplog.text
         assert f"3 target anchors, images of each: {', '.join(map(str, sizes))}; K-means objective" in text
-        assert "in 20 iterations" in text
+        assert f"in 20 iterations; {tmp_path / 'cluster_centroids_full_target_3.pkl'}\n" in text
 
     def test_more_anchors_than_images_are_refused_before_anything_is_done(self, tmp_path: Path) -> None:
         with pytest.raises(UserError, match="--num-anchors 7 is more than the 6 target images") as error:
@@ -129,13 +141,16 @@ class TestAbsentClasses:
 
 class TestFromVectors:
     def make(self, path: Path, **changes: Any) -> torch.Tensor:
-        options: dict[str, Any] = {"domain": "source", "num_anchors": ANCHORS, "class_names": NAMES}
-        options |= {"folder": path.parent / "anchors", "channels": CHANNELS}
-        return anchors_from_vectors(path, **{**options, **changes})
+        channels = changes.pop("channels", CHANNELS)
+        return anchors_from_vectors(path, settings(path.parent / "anchors", **changes), channels=channels)
 
-    def test_are_their_clusters(self, tmp_path: Path) -> None:
-        path = tmp_path / "vectors.pkl"
-        write_vectors(path, drawn_vectors())
+    @pytest.mark.parametrize("kind", ["published", "ours"])
+    def test_are_their_clusters(self, tmp_path: Path, kind: str) -> None:
+        path = tmp_path / ("vectors.pkl" if kind == "published" else "vectors.npy")
+        if kind == "published":
+            write_vectors(path, drawn_vectors())
+        else:
+            np.save(path, drawn_vectors())
         anchors = self.make(path)
         np.testing.assert_array_equal(anchors.numpy(), cluster(drawn_vectors(), ANCHORS).centroids)
         centroids = tmp_path / "anchors" / "cluster_centroids_full_3.pkl"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +12,18 @@ import pytest
 import torch
 
 from data_loaders.samples import Sample
+from selection import vector_folder
 from selection.budget import Budget
 from selection.image_distance import image_scores
 from selection.queries import WHOLE_IMAGE
+from selection.report import read_captions
 from selection.rounds import RoundFolder, RoundInfo, RoundQueries
 from selection.store import BoughtLabels
 from selection.vector_folder import VectorFolder
 from tests.toy_active import SIZE, ArrayImages, DrawnImages, small_network
 from tests.toy_training import WORLD
 from trainers import description, image_round
-from trainers.image_round import (
-    ImageQuerySettings,
-    ImageRound,
-    asked_positions,
-    budget_name,
-    distance_scores,
-    image_query,
-    random_scores,
-)
+from trainers.image_round import ImageQuerySettings, ImageRound, image_query
 from utils.errors import UserError
 
 IMAGES, COUNT = 9, 4
@@ -110,7 +105,7 @@ def table(run: Path) -> list[dict[str, str]]:
 def _small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(description, "PART_IMAGES", 2)
     monkeypatch.setattr(image_round, "PART_IMAGES", 2)
-    monkeypatch.setattr(image_round, "_ROWS_AT_ONCE", 4)
+    monkeypatch.setattr(vector_folder, "_ROWS_AT_ONCE", 4)
 
 
 class TestSettings:
@@ -119,52 +114,14 @@ class TestSettings:
         assert (chosen.setting, chosen.rounds) == ("image", 1)
         assert chosen.label_radius == chosen.exclusion_radius == WHOLE_IMAGE
 
-    @pytest.mark.parametrize(
-        ("budget", "name"),
-        [("5%", "0.05"), ("2.2%", "0.022"), ("100%", "1"), ("10%", "0.1"), ("0.0000005%", "0.000000005"),
-         ("148images", "148images")],
-    )  # fmt: skip
-    def test_budget_in_names_of_files(self, budget: str, name: str) -> None:
-        assert budget_name(Budget.parse(budget), 148) == name
-
-    def test_images_that_are_given_are_counted(self) -> None:
-        assert budget_name(None, 12) == "12images"
-
-
-class TestScores:
-    def test_distance_is_that_to_the_nearest_anchor(self) -> None:
-        vectors = np.random.default_rng(0).random((10, 19, 16), np.float32)
-        found = distance_scores(vectors, ANCHORS)
-        np.testing.assert_array_equal(found.values, image_scores(torch.from_numpy(vectors), ANCHORS).numpy())
-        plain = [
-            [((vector - anchor) ** 2).mean() for anchor in ANCHORS.double().numpy()] for vector in vectors
-        ]
-        assert found.nearest is not None
-        assert found.nearest.tolist() == np.argmin(plain, axis=1).tolist()
-
-    def test_random_order_follows_from_the_seed(self) -> None:
-        first, same, other = (random_scores(20, seed).values.tolist() for seed in (0, 0, 1))
-        assert first == same != other
-        assert sorted(first) == list(range(1, 21))
-
-    def test_known_images_are_asked_about_but_never_chosen(self) -> None:
-        values = np.array([5.0, 1, 4, 3, 2])
-        assert asked_positions(values, np.zeros(0, np.int64), 2).tolist() == [0, 2]
-        assert asked_positions(values, np.array([0, 1]), 3).tolist() == [0, 1, 2]
-        assert asked_positions(values, np.array([1, 4]), 2).tolist() == [1, 4]
-        assert asked_positions(values, np.array([4]), 5).tolist() == [0, 1, 2, 3, 4]
-
-    def test_of_equal_scores_the_earlier_image_is_chosen(self) -> None:
-        assert asked_positions(np.ones(5), np.array([1]), 3).tolist() == [0, 1, 2]
-
 
 class TestRound:
     def test_asks_about_the_images_farthest_from_the_source(self, tmp_path: Path) -> None:
         queries = select(tmp_path)
         vectors = VectorFolder(tmp_path / "anchors" / "scoring_vectors").vectors()
-        scores = image_scores(torch.from_numpy(np.array(vectors)), ANCHORS)
+        scores = image_scores(vectors, ANCHORS).values
         assert len(set(scores.tolist())) == IMAGES
-        assert positions(queries) == sorted(scores.argsort(descending=True)[:COUNT].tolist())
+        assert positions(queries) == sorted(np.argsort(-scores)[:COUNT].tolist())
 
     def test_query_is_the_whole_image_with_its_prediction(self, tmp_path: Path) -> None:
         queries = select(tmp_path)
@@ -189,7 +146,7 @@ class TestRound:
         assert [row["name"] for row in rows] == [f"{number}.png" for number in range(IMAGES)]
         assert [number for number, row in enumerate(rows) if row["chosen"] == "1"] == asked
         vectors = VectorFolder(tmp_path / "anchors" / "scoring_vectors").vectors()
-        expected = distance_scores(vectors, ANCHORS)
+        expected = image_scores(vectors, ANCHORS)
         assert [float(row["score"]) for row in rows] == expected.values.tolist()
         assert [int(row["nearest anchor"]) for row in rows] == list(expected.nearest)
 
@@ -219,17 +176,40 @@ class TestRound:
         rows = table(tmp_path)
         assert {row["score"] for row in rows} == {""}
         assert [row["chosen"] for row in rows] == list("101001010")
+        assert [row["by"] for row in rows if row["by"]] == ["labelled-list", *(3 * ["image-list"])]
 
     def test_known_images_are_asked_about_too(self, tmp_path: Path) -> None:
         free = positions(select(tmp_path / "free"))
         known = [number for number in range(IMAGES) if number not in free][:2]
         queries = select(tmp_path / "known", known=np.array(known), count=COUNT + 2)
         assert positions(queries) == sorted(free + known)
+        assert (tmp_path / "known" / "selection_list" / f"stage1_cac_list_{COUNT + 2}images.txt").is_file()
+        assert [int(row["name"][:-4]) for row in table(tmp_path / "known") if row["by"] == "score"] == free
 
-    def test_the_first_images_that_are_asked_about_are_drawn(self, tmp_path: Path) -> None:
+    def test_says_what_it_did(self, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+        with caplog.at_level(logging.INFO):
+            select(tmp_path)
+        [line] = [message for message in caplog.messages if message.startswith("chose ")]
+        assert f"chose {COUNT} of {IMAGES} images by distance to 3 source anchors, " in line
+        assert line.endswith(str(tmp_path / "selection_list" / "stage1_cac_list_0.5.txt"))
+
+    def test_images_with_the_highest_scores_are_drawn_with_captions(self, tmp_path: Path) -> None:
         asked = positions(select(tmp_path, pictures=2))
-        scores = tmp_path / "queries" / "round_00" / "scores"
-        assert sorted(path.name for path in scores.iterdir()) == sorted(f"{n}.png" for n in asked[:2])
+        folder = tmp_path / "queries" / "round_00"
+        rows = table(tmp_path)
+        best = sorted(asked, key=lambda number: -float(rows[number]["score"]))[:2]
+        assert best != asked[:2]
+        assert sorted(path.name for path in (folder / "scores").iterdir()) == sorted(f"{n}.png" for n in best)
+        captions = {
+            f"{number}.png": f"distance to 3 source anchors: {float(rows[number]['score']):.4g}, "
+            f"nearest {rows[number]['nearest anchor']}"
+            for number in best
+        }
+        assert list(read_captions(folder).items()) == list(captions.items())
+
+    def test_of_images_that_are_given_the_first_are_drawn(self, tmp_path: Path) -> None:
+        select(tmp_path, listed=np.array([7, 2, 5, 3]), budget=None, source_anchors=None, pictures=2)
+        assert read_captions(tmp_path / "queries" / "round_00") == {"2.png": "", "3.png": ""}
 
     def test_network_gets_its_mode_back(self, tmp_path: Path) -> None:
         network = small_network().train()

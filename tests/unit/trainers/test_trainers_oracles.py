@@ -7,8 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from selection.exchange.earlier_run import EarlierLabels
 from selection.rounds import UNANSWERED, RoundFolder, RoundQueries
-from tests.unit.selection.toy_rounds import NAMES, SIZES, toy_classes, toy_queries, whole_queries
+from tests.unit.selection.toy_rounds import NAMES, SIZES, begun, toy_classes, toy_queries, whole_queries
 from trainers.loop_settings import Interrupted, WaitForLabels
 from trainers.oracles import PeopleOracle, TruthOracle
 from utils.class_spaces import IGNORE_LABEL
@@ -119,9 +120,54 @@ class TestPeople:
             assert not folder.has_labels()
 
     def test_whole_images_are_asked_as_such(self, tmp_path: Path) -> None:
-        queries, folder = whole_queries(), RoundFolder(tmp_path)
-        folder.begin(queries.info)
-        folder.write_queries(queries)
-        outcome = PeopleOracle("runs/a", "about 3 h").answer(folder, queries)
+        queries = whole_queries()
+        folder = begun(tmp_path, queries)
+        outcome = PeopleOracle("runs/a", "5%", hours_per_image=0.5).answer(folder, queries)
         assert isinstance(outcome, WaitForLabels)
-        assert outcome.text.startswith("people are to label 2 whole images (about 3 h), nothing is answered")
+        work = "people are to label 2 whole images (about 1.0 h at an assumed 0.5 h per image)"
+        assert outcome.text.startswith(f"{work}, nothing is answered yet. ")
+        assert "--budget" not in outcome.text
+
+    def test_images_that_are_answered_are_no_work_any_more(self, tmp_path: Path) -> None:
+        queries = whole_queries()
+        folder = begun(tmp_path, queries)
+        classes = toy_classes(queries)
+        classes[queries.offsets[1]] = UNANSWERED
+        folder.write_answers(classes)
+        outcome = PeopleOracle("runs/a", "").answer(folder, queries)
+        assert isinstance(outcome, WaitForLabels)
+        work = "people are to label 1 of 2 whole images (about 1.5 h at an assumed 1.5 h per image)"
+        assert outcome.text.startswith(f"{work}, 1 of {queries.pixels} pixels are not answered (99.")
+
+
+class TestLabelsOfAnotherRun:
+    @pytest.fixture
+    def waiting(self, tmp_path: Path) -> tuple[RoundFolder, RoundQueries]:
+        queries = whole_queries()
+        return begun(tmp_path / "here", queries), queries
+
+    @pytest.mark.parametrize("partial", [False, True])
+    def test_where_they_are_complete_nobody_is_waited_for(
+        self, waiting: tuple[RoundFolder, RoundQueries], partial: bool, tmp_path: Path
+    ) -> None:
+        classes = toy_classes(waiting[1])
+        begun(tmp_path / "there", whole_queries(seed=2)).write_labels(classes)
+        oracle = PeopleOracle("runs/a", "", accept_partial=partial, earlier=EarlierLabels(tmp_path / "there"))
+        assert oracle.answer(*waiting) is None
+        np.testing.assert_array_equal(waiting[0].labels(), classes)
+
+    def test_the_rest_is_asked_as_usual(
+        self, waiting: tuple[RoundFolder, RoundQueries], tmp_path: Path
+    ) -> None:
+        queries = whole_queries(NAMES[1:2])
+        begun(tmp_path / "there", queries).write_labels(toy_classes(queries))
+        oracle = PeopleOracle("runs/a", "", earlier=EarlierLabels(tmp_path / "there"))
+        outcome = oracle.answer(*waiting)
+        assert isinstance(outcome, WaitForLabels)
+        assert outcome.text.startswith("people are to label 1 of 2 whole images (about 1.5 h at")
+        assert "export runs/a --to labelme --out DIR --unanswered`" in outcome.text
+        assert not waiting[0].has_labels()
+        answers = waiting[0].answers()
+        first = len(waiting[1].images[0].predicted)
+        assert (answers[:first] == UNANSWERED).all()
+        np.testing.assert_array_equal(answers[first:], toy_classes(queries))

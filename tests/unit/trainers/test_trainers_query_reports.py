@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from selection.report import picture_path
+from selection.report import picture_path, write_captions
 from selection.rounds import ImageQuery, RoundFolder, RoundQueries
 from selection.store import AnnotationStore
 from tests.toy_training import run_in
@@ -65,6 +65,16 @@ def test_first_images_are_drawn_and_the_page_shows_all_rounds(tmp_path: Path) ->
         assert not picture_path(store, number, NAMES[2]).exists()
         page = (tmp_path / "index.html").read_text()
         assert page.count("<img") == 2 * (number + 1)
+
+
+def test_images_with_captions_are_drawn_in_their_order(tmp_path: Path) -> None:
+    store = AnnotationStore(tmp_path)
+    [(queries, _)] = fill_store(store, 1)
+    write_captions(store.round(0).folder, {"gone.png": "", NAMES[2]: "farthest", NAMES[0]: ""})
+    assert report(store, queries, pictures=1).seen == [NAMES[2]]
+    assert report(store, queries, pictures=4).seen == [NAMES[2], NAMES[0]]
+    assert "; farthest" in (tmp_path / "index.html").read_text()
+    assert report(store, queries, pictures=0).seen == []
 
 
 def test_scores_are_drawn(tmp_path: Path) -> None:

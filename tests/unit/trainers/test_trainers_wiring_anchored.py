@@ -20,13 +20,13 @@ from data_loaders.description import DESCRIPTION_FOLDER
 from data_loaders.resampling import resize_image
 from data_loaders.scaled_crops import ScaledCropTransform
 from networks import NetworkSpec, build
-from selection.anchor_files import write_centroids, write_vectors
+from selection.anchor_files import centroids_name, write_centroids, write_vectors
 from selection.budget import Budget
 from selection.store import AnnotationStore
 from tests.official_formats import write_cityscapes, write_gta5, write_synthia
 from tests.toy_cityscapes import write_snapshot
 from tests.toy_training import WORLD
-from tests.unit.selection.toy_rounds import fill_store
+from tests.unit.selection.toy_rounds import begun, fill_store, whole_queries
 from trainers import wiring, wiring_anchored, wiring_data
 from trainers.anchored_stages import StagedTrainer
 from trainers.oracles import PeopleOracle, TruthOracle
@@ -236,6 +236,16 @@ class TestQuery:
         assert parts.known.tolist() == [1]
         assert parts.query.count == 3
 
+    @pytest.mark.parametrize("option", ["--image-list", "--labelled-list"])
+    def test_list_of_a_run_is_found_in_its_folder(self, wired: Wired, tmp_path: Path, option: str) -> None:
+        folder = tmp_path / "other" / "selection_list"
+        folder.mkdir(parents=True)
+        with pytest.raises(UserError, match=f"folder {tmp_path}/other holds none of stage1_cac_list"):
+            wired.parts(option, tmp_path / "other")
+        listed(folder, wired.names()[2:3], "stage1_cac_list_0.05.txt")
+        parts = wired.parts(option, tmp_path / "other")
+        assert (parts.listed if option == "--image-list" else parts.known).tolist() == [2]
+
     def test_round_gets_what_the_arguments_say(self, wired: Wired, tmp_path: Path) -> None:
         trainer = wired.trainer("--labelled-list", listed(tmp_path, [wired.names()[1]]))
         query = trainer.rounds.query
@@ -298,14 +308,32 @@ class TestOracle:
             oracle = wired.trainer("--oracle", "people", "--accept-partial").rounds.oracle
         assert isinstance(oracle, PeopleOracle)
         assert f"people are the oracle: {oracle.price}" in caplog.text
-        assert "2 of 4 images" in oracle.price
-        assert "3.0 h" in oracle.price
+        assert "--budget 2images asks people for all pixels of 2 of 4 images: about 3.0 h" in oracle.price
         assert oracle.accept_partial
         assert oracle.run == str(wired.folder)
 
     def test_price_is_that_of_all_images_asked_about(self, wired: Wired, tmp_path: Path) -> None:
         words = ["--oracle", "people", "--labelled-list", listed(tmp_path, wired.names()[:1])]
-        assert "3 of 4 images" in wired.trainer(*words).rounds.oracle.price
+        price = wired.trainer(*words, "--seconds-per-decision", 7200).rounds.oracle.price
+        assert "--budget 2images asks people for all pixels of 2 of 4 images" in price
+        assert "for those of 1 more: about 6.0 h at an assumed 2 h per image" in price
+
+    def test_listed_images_are_what_people_label(self, wired: Wired, tmp_path: Path) -> None:
+        words = ["--oracle", "people", "--image-list", listed(tmp_path, wired.names()[:3])]
+        price = wired.trainer(*words).rounds.oracle.price
+        assert "asks people for all pixels of the 3 listed images: about 4.5 h" in price
+        assert "--budget" not in price
+
+    def test_labels_of_another_run(self, wired: Wired, tmp_path: Path) -> None:
+        queries = whole_queries()
+        begun(tmp_path / "other", queries).write_answers(queries.predicted)
+        words = ["--oracle", "people", "--labels-from", tmp_path / "other"]
+        assert wired.trainer(*words).rounds.oracle.earlier.run == tmp_path / "other"
+        assert wired.identity(*words) == wired.identity(*words[:2])
+        queries = whole_queries(class_space="synthia16")
+        begun(tmp_path / "fewer", queries).write_answers(queries.predicted % 16)
+        with pytest.raises(UserError, match="labels of the classes synthia16, this run trains cityscapes19"):
+            wired.trainer(*words[:-1], tmp_path / "fewer")
 
 
 class TestLabels:
@@ -319,7 +347,7 @@ class TestLabels:
         return Wired(root, tmp_path / "run")
 
     def test_that_are_missing_are_refused(self, unlabelled: Wired) -> None:
-        with pytest.raises(UserError, match="oracle reads the labels of the target"):
+        with pytest.raises(UserError, match="target images have no label in .*--oracle people"):
             unlabelled.parts()
 
     @pytest.mark.parametrize(
@@ -404,6 +432,16 @@ class TestAnchors:
         trainer = wired.trainer(f"--{which}-anchors", self.anchors(tmp_path))
         found = getattr(trainer, f"{which}_anchors")()
         assert found.flatten().tolist() == list(range(2 * 19 * WIDTH))
+
+    @pytest.mark.parametrize("which", ["source", "target"])
+    def test_of_a_run_are_found_by_their_number(self, wired: Wired, tmp_path: Path, which: str) -> None:
+        path = tmp_path / "other" / "anchors" / centroids_name(which, 2)
+        path.parent.mkdir(parents=True)
+        shutil.copy(self.anchors(tmp_path), path)
+        trainer = wired.trainer(f"--{which}-anchors", tmp_path / "other")
+        assert tuple(getattr(trainer, f"{which}_anchors")().shape) == (2, 19, WIDTH)
+        with pytest.raises(UserError, match=f"folder {tmp_path}/other holds none of .*_3.pkl"):
+            wired.trainer(f"--{which}-anchors", tmp_path / "other", "--num-anchors", 3)
 
     @pytest.mark.parametrize("which", ["source", "target"])
     def test_of_another_shape_are_refused(self, wired: Wired, tmp_path: Path, which: str) -> None:

@@ -75,6 +75,8 @@ def test_published_run_trains_on_whole_images_with_plain_sgd() -> None:
         ("--class-weights-from labelled", "belongs to --method dwaca"),
         ("--method dwaca --score random", "not weighted by class"),
         ("--source-free", "--source-free needs --restore-from"),
+        ("--method mada --restore-from . --labels-from run", "--labels-from run: with --oracle truth"),
+        ("--oracle people --labels-from run", "--labels-from run belongs to --method mada"),
         (
             "--source-free --restore-from . --method dwaca --class-weights-from source",
             "--source-free reads none",
@@ -103,6 +105,15 @@ def test_allowed(line: str) -> None:
         ("--dropout-period 500", "--dropout-period has no effect"),
         ("--source-free --restore-from . --lambda-consistency 1", "--lambda-consistency has no effect"),
         ("--source-order shuffled --label-info pyproject.toml", "--label-info has no effect"),
+        (
+            "--method mada --restore-from . --oracle people --labels-from run --stop-after selection",
+            "--labels-from has no effect: the run ends with --stop-after selection",
+        ),
+        (
+            "--method mada --restore-from . --oracle people --labels-from run --start-at target-anchors "
+            "--stop-after target-anchors",
+            "--labels-from has no effect: a run for target anchors alone asks about no image",
+        ),
         ("", ""),
         ("--oracle people --accept-partial", ""),
         ("--method dwaca --dropout-period 500", ""),
@@ -118,7 +129,13 @@ def test_options_without_effect_are_warned_about(
 
 
 def test_what_a_continued_run_may_change() -> None:
-    assert {"accept_partial", "seconds_per_decision", "query_pictures", "label_info"} <= FREE_TO_CHANGE
+    assert {
+        "accept_partial",
+        "labels_from",
+        "seconds_per_decision",
+        "query_pictures",
+        "label_info",
+    } <= FREE_TO_CHANGE
     fixed = {"method", "setting", "budget", "radius", "select_iterations", "score", "oracle", "source_free"}
     assert not fixed & FREE_TO_CHANGE
 

@@ -14,10 +14,13 @@ import train_al
 from networks.factory import DEFAULT_OPTIONS
 from trainers import wiring
 from trainers.anchored import AnchoredSettings
-from utils.arguments import FREE_TO_CHANGE, USED_AT_START, free_to_change, settings_digest
+from utils.arguments import FREE_TO_CHANGE, USED_AT_START, as_settings, free_to_change, settings_digest
+from utils.arguments.anchored_checks import describes_source, describes_target, needs_source_anchors
+from utils.arguments.anchored_defaults import PUBLISHED, published_options
 from utils.errors import UserError
 
 START = "--method mada --restore-from warm_up.pkl"
+RECIPE = f"@launch/recipes/gta5_to_cityscapes_mada.args {START}"
 TARGET_ANCHORS = f"{START} --start-at target-anchors --image-list names.txt"
 
 
@@ -27,6 +30,9 @@ def _in_a_folder_with_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         monkeypatch.delenv(name, raising=False)
     for name in ("warm_up.pkl", "anchors.pkl", "vectors.pkl", "names.txt"):
         (tmp_path / name).touch()
+    (tmp_path / "own.args").write_text(
+        "--image-list names.txt\n--budget 3%\n"
+    )  # a recipe at odds with itself
     (tmp_path / "original").mkdir()
     monkeypatch.chdir(tmp_path)
 
@@ -97,6 +103,39 @@ class TestDefaults:
     def test_both_stages_have_steps(self, values: str) -> None:
         with pytest.raises(UserError, match="--stage-steps"):
             parse(f"{START} --stage-steps {values}")
+
+
+class TestHelp:
+    @pytest.fixture
+    def lines(self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> list[str]:
+        """Of the help, each option's on one."""
+        monkeypatch.setenv("COLUMNS", "1000")
+        with pytest.raises(SystemExit):
+            parse("--help")
+        return capsys.readouterr().out.splitlines()
+
+    def test_names_every_default_of_madas_own(self, lines: list[str]) -> None:
+        start = next(place for place, line in enumerate(lines) if "these are the defaults" in line)
+        paragraph = " ".join(lines[start : lines.index("", start)])
+        assert all(f" {option} " in f"{paragraph} " for option in published_options())
+        assert len(published_options()) == len(PUBLISHED)
+
+    def test_what_it_names_is_what_a_run_takes(self) -> None:
+        assert as_settings(parse(f"{START} {' '.join(published_options())}")) == as_settings(parse(START))
+
+    @pytest.mark.parametrize(
+        "true",
+        [
+            "with --method mada all training images to --scaled-width times it",
+            "daformer and mada take --input-size-target as their base size",
+            "(default: --num-steps, with --method mada both --stage-steps)",
+            "for one region, with --method mada for one image",
+            "what is asked about (regions or whole images)",
+            "else --input-size-target, as always with --method mada",
+        ],
+    )
+    def test_says_what_holds_for_mada_too(self, lines: list[str], true: str) -> None:
+        assert any(true in line for line in lines)
 
 
 class TestSteps:
@@ -171,6 +210,7 @@ class TestContradictions:
             "--labelled-list names.txt",
             "--target-anchors anchors.pkl",
             "--stage-steps 5,5",
+            "--labels-from original",
         ],
     )
     @pytest.mark.parametrize("method", ["ripu", "dwaca"])
@@ -183,6 +223,8 @@ class TestContradictions:
         [
             f"{START} --stop-after selection",
             f"{START} --start-at target-anchors --stop-after target-anchors",
+            f"{START} --oracle people --seconds-per-decision 3600",
+            f"{START} --oracle people --labels-from original --stop-after labels",
             TARGET_ANCHORS,
             f"{START} --image-list names.txt",
             f"{START} --labelled-list names.txt --budget 3images",
@@ -190,6 +232,19 @@ class TestContradictions:
             f"{START} --score random",
             f"{START} --oracle people --accept-partial",
             f"{START} --target-anchors anchors.pkl --stage-2-from last --batch-rule mean",
+            f"{START} --stop-after source-anchors --image-list names.txt --allow-absent-classes",
+            f"{START} --stop-after source-anchors --score random --source-vectors vectors.pkl",
+            f"{START} --stop-after stage-1 --stage-2-from last",
+            f"{START} --score random --published-vectors --num-anchors 5",
+            f"{START} --lambda-alignment 0 --published-vectors --num-anchors 5",
+            f"{START} --lambda-alignment 0 --score random --stop-after target-anchors --num-anchors 5",
+            f"{TARGET_ANCHORS} --published-vectors",
+            f"{START} --stop-after selection --no-published-vectors --source-anchors anchors.pkl",
+            # what a recipe says is no news where an option that was typed after it makes it idle
+            f"{RECIPE} --image-list names.txt",
+            f"{RECIPE} --stop-after selection",
+            f"{RECIPE} --start-at target-anchors --image-list names.txt",
+            f"{RECIPE} --lambda-alignment 0 --score random",
         ],
     )
     def test_allowed_without_a_word(self, line: str, caplog: pytest.LogCaptureFixture) -> None:
@@ -227,6 +282,24 @@ class TestContradictions:
         ("--lambda-alignment 0 --target-anchors anchors.pkl", "--target-anchors has no effect: --lambda-al"),
         ("--lambda-alignment 0 --batch-rule mean", "--batch-rule has no effect: --lambda-alignment is 0"),
         ("--stop-after labels --target-anchors anchors.pkl", "no effect: the run ends with --stop-after lab"),
+        ("--stop-after stage-1 --batch-rule mean", "--batch-rule has no effect: the run ends with --stop-a"),
+        ("--stop-after target-anchors --lambda-pseudo 2", "--lambda-pseudo has no effect: the run ends wi"),
+        ("--stop-after labels --stage-2-from last", "--stage-2-from has no effect: the run ends with"),
+        (
+            "--start-at target-anchors --image-list names.txt --stage-2-from last",
+            "--stage-2-from has no effect: --start-at target-anchors begins with the weights of --restore",
+        ),
+        (
+            "--score random --lambda-alignment 0 --num-anchors 5",
+            "--num-anchors has no effect: the run has no",
+        ),
+        (
+            "--source-vectors vectors.pkl --target-anchors anchors.pkl --published-vectors",
+            "--published-vectors has no effect: no images are described for anchors",
+        ),
+        ("--stop-after labels --score random --published-vectors", "--published-vectors has no effect"),
+        ("@own.args --score random", "--score has no effect: --image-list says"),
+        ("@own.args", "--budget has no effect: --image-list says"),
         ("--source-order shuffled --label-info names.txt", "--label-info has no effect"),
         ("--accept-partial", "--accept-partial has no effect with --oracle truth"),
     ],
@@ -248,6 +321,32 @@ def test_other_methods_say_that_madas_weights_have_no_effect(
 ) -> None:
     parse(f"--backbone-weights none {option}")
     assert f"{option.split()[0]} has no effect with --method ripu" in caplog.text
+
+
+class TestDescribed:
+    """Which domains are described, and whether the source's anchors are asked for."""
+
+    @pytest.mark.parametrize(
+        ("line", "needed", "source", "target"),
+        [
+            (START, True, True, True),
+            (f"{START} --stop-after stage-1", True, True, False),
+            (f"{START} --stop-after target-anchors --lambda-alignment 0", True, True, True),
+            (f"{START} --lambda-alignment 0", True, True, False),
+            (f"{START} --source-anchors anchors.pkl", True, False, True),
+            (f"{START} --source-vectors vectors.pkl --target-anchors anchors.pkl", True, False, False),
+            (f"{START} --score entropy", False, False, True),
+            (f"{START} --image-list names.txt", False, False, True),
+            (f"{START} --image-list names.txt --stop-after source-anchors", True, True, False),
+            (f"{START} --score random --stop-after source-anchors", True, True, False),
+            (TARGET_ANCHORS, False, False, True),
+            (f"{START} --start-at target-anchors --stop-after target-anchors", False, False, True),
+        ],
+    )
+    def test_follow_from_the_options(self, line: str, needed: bool, source: bool, target: bool) -> None:
+        args = parse(line)
+        found = (needs_source_anchors(args), describes_source(args), describes_target(args))
+        assert found == (needed, source, target)
 
 
 def test_what_a_continued_run_may_change() -> None:
