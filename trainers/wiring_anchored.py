@@ -200,6 +200,7 @@ def make_trainer(
         rounds=rounds,
         source_anchors=source_anchors,
         target_anchors=target_anchors,
+        given=anchors.given(),
         make_streams=partial(make_streams, args, parts, world),
         world=world,
         loop=wiring.loop_settings(args, chosen),

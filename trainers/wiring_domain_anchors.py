@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +18,7 @@ from networks.segmentation import SegmentationNetwork
 from selection.anchor_files import Domain, find_centroids, find_vectors, read_centroids, read_vectors
 from trainers import wiring_active
 from trainers.domain_anchors import ClusterSettings, DomainAnchors, anchors_from_vectors, check_count
+from trainers.run_state import check_alike
 from trainers.wiring_data import Arguments, Domains
 from utils import distributed
 from utils.class_spaces import ClassSpace, class_space
@@ -66,6 +68,25 @@ class AnchorSources:
         files = self.domains.target
         return self._described("target", files, whole_images(files, self.args.input_size_query))
 
+    def given(self) -> dict[str, str]:
+        """Hex SHA-256 of the files that anchors come from, by domain. Collective.
+
+        Raises:
+            UserError: a file of anchors differs between the ranks, which all read it.
+        """
+        args, digests = self.args, {}
+        for domain, path in (("source", args.source_anchors), ("target", args.target_anchors)):
+            if path is not None:
+                digests[domain] = _digest(find_centroids(Path(path), domain, args.num_anchors))
+        check_alike(
+            {f"the anchors of --{domain}-anchors": digest for domain, digest in digests.items()},
+            "give every machine the same file",
+        )
+        if args.source_vectors is not None:  # which rank 0 alone reads
+            path = find_vectors(Path(args.source_vectors))
+            digests["source"] = distributed.from_rank_zero(lambda: _digest(path))
+        return digests
+
     def _settings(self, domain: Domain) -> ClusterSettings:
         return ClusterSettings(
             domain=domain,
@@ -111,6 +132,11 @@ class AnchorSources:
             num_workers=args.num_workers,
             stop=wiring_active.stop_asked,
         )
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _never_asked() -> None:

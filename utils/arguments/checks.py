@@ -31,7 +31,8 @@ FREE_TO_CHANGE = frozenset(
     }
 )  # fmt: skip
 
-# May differ too once the folder has a snapshot, which then fills the network in their place.
+# May differ too once the folder has a snapshot, which then fills the network in their place; anchors and lists
+# of images are compared by content where they are still to be used.
 USED_AT_START = frozenset(
     {
         "restore_from", "restore_weights", "backbone_weights", "annotations_from", "instance_bank",

@@ -374,6 +374,28 @@ class TestGoingOn:
         assert_same(outcome_of(fit(folder, plan=plan, score="random")), outcome_of(expected))
 
 
+@pytest.mark.parametrize(
+    ("domain", "stop_after", "allowed"),
+    [
+        ("source", "source-anchors", False),
+        ("source", "labels", True),
+        ("target", "labels", False),
+        ("target", "stage-1", False),
+        ("target", "stage-2", True),
+    ],
+)
+def test_anchors_that_are_still_to_be_used_may_not_change(
+    tmp_path: Path, domain: str, stop_after: str, allowed: bool
+) -> None:
+    first = fit(tmp_path, stop_after=stop_after, given={domain: "ab" * 32})
+    other = staged_trainer(tmp_path, given={domain: "cd" * 32})
+    if allowed:
+        other.load_state(first.state())
+        return
+    with pytest.raises(UserError, match=rf"anchors of the {domain} would come from elsewhere .*--{domain}-"):
+        other.load_state(first.state())
+
+
 def test_run_can_be_ended_earlier_until_it_has_gone_further(tmp_path: Path) -> None:
     with run_of(tmp_path), run_of(tmp_path / "other"):
         pass

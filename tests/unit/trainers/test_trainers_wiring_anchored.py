@@ -347,7 +347,7 @@ class TestLabels:
         return Wired(root, tmp_path / "run")
 
     def test_that_are_missing_are_refused(self, unlabelled: Wired) -> None:
-        with pytest.raises(UserError, match="target images have no label in .*--oracle people"):
+        with pytest.raises(UserError, match=r"target images have no label in .*--oracle people"):
             unlabelled.parts()
 
     @pytest.mark.parametrize(
