@@ -16,6 +16,7 @@ from data_loaders.streams import SampleStream
 from networks.normalization import set_batch_norm
 from networks.segmentation import SegmentationNetwork
 from trainers import run_state
+from trainers.bad_images import SkippedImages
 from trainers.loop_settings import Event, Interrupted, LoopSettings, Outcome, WaitForLabels
 from trainers.meter import Meter
 from trainers.pictures import training_pictures
@@ -88,6 +89,7 @@ class Trainer:
         self.scaler = loop.precision.scaler()
         self.meter = Meter()
         self.watch = FiniteWatch()
+        self.skipped = SkippedImages()
         self._waited_s = 0.0
         self._outcome: Outcome = None  # of the newest event
         self._batches: Sequence[Batches] = ()
@@ -234,7 +236,7 @@ class Trainer:
         if self.iteration % self.loop.log_every and self.iteration != self.loop.num_steps_stop:
             return
         self.watch.check()
-        scalars = self.meter.read()
+        scalars = self.meter.read() | self.skipped.gather(self.streams)
         seconds = self.meter.seconds()
         waited = sum(stream.wait_s for stream in self.streams.values())
         data_s, self._waited_s = waited - self._waited_s, waited
@@ -274,6 +276,7 @@ class Trainer:
     def renew_streams(self, consumed: Mapping[str, int]) -> None:
         """Takes over the streams of `rebuild_streams` after so many draws of each; what was loaded ahead is
         dropped."""
+        self.skipped.take(self.streams)
         for stream in self.streams.values():
             stream.close()
         self.streams = dict(self.rebuild_streams())
@@ -341,6 +344,7 @@ class Trainer:
         self.watch.check_weights(self.network, self.iteration)
         if self.metrics.get(SCORE, float("-inf")) > self.best:
             self.best, self.best_at = self.metrics[SCORE], self.iteration
+        self.skipped.gather(self.streams)
         state = self.state()
         if self.world.is_main:
             self._mark_if_best(self.run.snapshots.write(state, self.iteration))

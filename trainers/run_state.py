@@ -36,6 +36,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "precision": trainer.loop.precision.name,
         "streams": {name: stream.consumed for name, stream in trainer.streams.items()},
         "contents": {name: stream.fingerprint for name, stream in trainer.streams.items()},
+        "skipped": trainer.skipped.state(),
         "rng": distributed.all_gather_objects(seeding.rng_state()),
         "evaluation": trainer.evaluation,
         "arguments": dict(trainer.run.settings) if trainer.run else {},
@@ -64,6 +65,7 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         optimizer.load_state_dict(state["optimizers"][name])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.renew_streams(state["streams"])
+    trainer.skipped.load_state(state.get("skipped", {}))
     check_contents(trainer.streams, state.get("contents", {}))
     trainer.waiting_event = state.get("waiting_event")
     _restore_scores(trainer, state)

@@ -21,6 +21,7 @@ BOOKKEEPING = frozenset({"argv", "script", "command_line", "recipe", "given", "p
 FREE_TO_CHANGE = frozenset(
     {
         "data_root", "source_root", "target_root", "evaluation_root", "num_workers", "strict",
+        "skip_bad_images",
         "source_list", "target_list", "pseudo_label_dir", "threshold",
         "evaluation_list", "evaluation_split", "protocol",
         "snapshot_dir", "resume", "save_pred_every", "keep_snapshots", "log_every", "evaluate_every",
