@@ -144,6 +144,7 @@ class Trainer:
         Raises:
             RunStopped: a loss term is not finite; the update is not applied on CPU, and never saved.
         """
+        distributed.now_is(f"in iteration {iteration}")
         self._prepare(iteration)
         for number, batches in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
@@ -160,7 +161,7 @@ class Trainer:
                 self.watch.add(step.name, iteration, output.terms, images)
         if self.world.device.type == "cpu":  # a GPU would be waited for: there before logs, saves
             self.watch.check()
-        stop = distributed.any_rank(stopping.requested() is not None, what=f"iteration {iteration}")
+        stop = distributed.any_rank(stopping.requested() is not None, what="the exchange of stop signals")
         self._update()
         return stop
 
@@ -207,6 +208,7 @@ class Trainer:
                 self._batches = self.next_batches()
                 stop = self.run_iteration(self.iteration, self._batches)
                 self.iteration += 1
+                distributed.now_is(f"after {self.iteration} iterations")
                 self._log(progress)
                 self._draw_if_due()
                 changed = self._run_events()

@@ -23,17 +23,22 @@ from utils.distributed import World
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.folder_lock import FolderLock
+from utils.run_files import (
+    ARGUMENTS_FILE,
+    DONE,
+    ENDED_BY,
+    LOCK_FILE,
+    LOG_FILE,
+    MARKS,
+    PREEMPTED,
+    WAITING_FOR_LABELS,
+)
 from utils.snapshots import SnapshotFolder, has_snapshots
+
+__all__ = ["ARGUMENTS_FILE", "DONE", "LOCK_FILE", "MARKS", "PREEMPTED", "WAITING_FOR_LABELS", "Run", "open_run"]
 
 logger = logging.getLogger(__name__)
 
-DONE = "DONE"
-PREEMPTED = "PREEMPTED"
-WAITING_FOR_LABELS = "WAITING_FOR_LABELS"
-MARKS = (DONE, PREEMPTED, WAITING_FOR_LABELS)
-
-ARGUMENTS_FILE = "arguments.json"
-LOCK_FILE = ".lock"
 MAY_GROW = frozenset({"num_steps_stop"})  # a run may be continued to a later stop, never to an earlier one
 OPTION_OF = {"bank_from": "instance_bank"}  # settings that follow from an option, which refusals name instead
 
@@ -149,11 +154,14 @@ def open_run(
         error, done = distributed.broadcast_object((error, done))
         if error is not None:
             raise UserError(error, everywhere=True)
-        logs.configure(world.rank, folder / "log.txt" if world.is_main else None)
+        logs.configure(world.rank, folder / LOG_FILE if world.is_main else None)
         run = Run(folder, arguments, is_main=world.is_main, keep=keep, tensorboard=tensorboard, done=done)
         logger.info("run folder %s, %d process(es) on %s", folder, world.size, world.device)
         try:
             yield run
+        except BaseException as ended:
+            logs.write_to_file(f"{ENDED_BY} {type(ended).__name__}: {' '.join(str(ended).split())}")
+            raise
         finally:
             run.log.close()
             logs.configure(world.rank, None)
