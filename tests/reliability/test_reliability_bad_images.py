@@ -78,7 +78,7 @@ def test_every_stream_stops_at_a_corrupt_file_or_skips_it(
 def test_processes_and_kills_do_not_change_what_is_skipped(data: Path, tmp_path: Path) -> None:
     damage(data / SOURCE_IMAGE)
     damage(data / TARGET_IMAGE)
-    words = ["--skip-bad-images", "--num-workers", "1", "--droprate", "0"]
+    words = ["--skip-bad-images", "--droprate", "0"]  # workers: test_data_loaders_streams
     alone = command("mrnet", data, tmp_path / "alone", *words)
     assert run_forked("train_ms", alone) == [0]
     killed = command("mrnet", data, tmp_path / "killed", *words)
