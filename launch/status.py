@@ -7,8 +7,8 @@
 
 States: running, done, preempted (stopped by a signal, the same command continues), waiting (for labels from
 people), died (no process holds the folder and it left no mark: the same command continues), unreadable.
-It reads only, also while runs write, and also from another machine that sees the folder. It is quick: torch is
-not imported.
+It reads only, also while runs write, and also from another machine that sees the folder. It is quick: torch
+is not imported.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -140,7 +141,9 @@ def read_status(folder: Path) -> Status:
         iteration=iteration,
         stop=None if stop is None else int(stop),
         rate=rate,
-        left_s=max(stop - iteration, 0) / rate if running and rate and iteration is not None and stop else None,
+        left_s=max(stop - iteration, 0) / rate
+        if running and rate and iteration is not None and stop
+        else None,
         snapshot=snapshot,
         miou=next((line["val/miou"] for line in reversed(lines) if _number(line.get("val/miou"))), None),
         silent_s=_silence(folder),
@@ -180,8 +183,7 @@ def _metric_lines(folder: Path) -> Iterator[dict[str, Any]]:
 def _rate(lines: Sequence[dict[str, Any]]) -> float | None:
     """Iterations per second of training, evaluations and other events left out."""
     training = [line for line in lines if (_number(line.get("time/seconds")) or 0) > 0][-RATE_LINES - 1 :]
-    pairs = zip(training, training[1:], strict=False)
-    steps = [(b["iteration"] - a["iteration"], b["time/seconds"]) for a, b in pairs]
+    steps = [(b["iteration"] - a["iteration"], b["time/seconds"]) for a, b in pairwise(training)]
     steps = [(done, seconds) for done, seconds in steps if done > 0]
     return sum(done for done, _ in steps) / sum(seconds for _, seconds in steps) if steps else None
 

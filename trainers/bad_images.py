@@ -69,8 +69,8 @@ class SkippedImages:
         if len(known) > most:
             raise UserError(
                 f"{len(known)} files of stream {name} cannot be read, --skip-bad-images allows {most} of "
-                f"{num_images}; the last: {max(messages)} Look whether the disk is there, copy the files again, "
-                "and start the same command: it continues from the last snapshot",
+                f"{num_images}; the last: {max(messages)} Look whether the disk is there, copy the files "
+                "again, and start the same command: it continues from the last snapshot",
                 everywhere=True,
             )
 

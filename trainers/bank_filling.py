@@ -23,8 +23,8 @@ from losses.instance_bank import (
     rare_first,
 )
 from networks.segmentation import SegmentationNetwork
-from trainers.bank_files import report_bank
 from trainers.bad_images import SkippedImages
+from trainers.bank_files import report_bank
 from trainers.inference import evaluation_mode
 from trainers.padding import neutral_padding
 from utils import distributed, maths

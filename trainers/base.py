@@ -375,13 +375,14 @@ class Trainer:
             self.run.resume_at(0)
             return False
         path, state = found
-        if state["method"] != self.method:
+        if state.get("method") != self.method:
             raise UserError(
-                f"{path} is a snapshot of method {state['method']}, this run is {self.method}; "
+                f"{path} is a snapshot of method {state.get('method')}, this run is {self.method}; "
                 "choose another --snapshot-dir",
                 everywhere=True,
             )
-        self.load_state(state)
+        with run_state.explained(path):
+            self.load_state(state)
         self.run.clear_marks()
         self.run.resume_at(self.iteration)
         if self.world.is_main:  # killed between the snapshot and its mark?

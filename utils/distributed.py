@@ -154,7 +154,9 @@ def _collective(what: str, action: Callable[[], T], seconds: float | None = None
     except RuntimeError as error:
         if _session is None or isinstance(error, StalledRankError):
             raise
-        stalled = _session.roll_call.missing(_placed(what), _session.timeout_s if seconds is None else seconds)
+        stalled = _session.roll_call.missing(
+            _placed(what), _session.timeout_s if seconds is None else seconds
+        )
         if stalled is None:
             raise
         raise stalled from error

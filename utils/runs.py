@@ -35,7 +35,16 @@ from utils.run_files import (
 )
 from utils.snapshots import SnapshotFolder, has_snapshots
 
-__all__ = ["ARGUMENTS_FILE", "DONE", "LOCK_FILE", "MARKS", "PREEMPTED", "WAITING_FOR_LABELS", "Run", "open_run"]
+__all__ = [
+    "ARGUMENTS_FILE",
+    "DONE",
+    "LOCK_FILE",
+    "MARKS",
+    "PREEMPTED",
+    "WAITING_FOR_LABELS",
+    "Run",
+    "open_run",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -207,9 +216,9 @@ def _read_record(file: Path) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(record["arguments"], dict) and record["starts"]:
+        if isinstance(record["arguments"], dict) and record["starts"][0]["time"]:
             return record
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         pass
     raise UserError(f"{file} is not a record of a run; move the folder away or give another --snapshot-dir")
 
@@ -259,7 +268,7 @@ def _finished(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | Non
         return None
     try:
         content = dict(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); delete it to continue the run") from error
     if _grows(content.get("num_steps_stop"), settings.get("num_steps_stop")):
         return None

@@ -136,4 +136,14 @@ def _other(value: object, drawn: random.Random) -> object:
     return drawn.choice(VALUES)
 
 
-DAMAGES: Sequence[Damage] = (cut_off, flip_bits, overwrite, move, noise, repack, repack, restructure, restructure)
+DAMAGES: Sequence[Damage] = (
+    cut_off,
+    flip_bits,
+    overwrite,
+    move,
+    noise,
+    repack,
+    repack,
+    restructure,
+    restructure,
+)

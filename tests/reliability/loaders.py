@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -22,11 +23,10 @@ from selection import anchor_files, published_masks
 from selection.rounds import RoundFolder
 from selection.store import AnnotationStore
 from tests.official_formats import daformer_checkpoint, mada_checkpoint, ripu_checkpoint
-from tests.toy_annotation import asked
+from tests.toy_annotation import asked, random_picks
 from tests.toy_training import WORLD, drawn_streams, make_trainer, run_in, small_network
 from trainers.bank_files import read_bank, write_bank
-from trainers.label_files import MANIFEST
-from trainers.labelling import read_manifest
+from trainers.labelling import MANIFEST, read_manifest
 from utils import snapshots
 from utils.pictures import write_png
 from utils.runs import open_run
@@ -50,7 +50,7 @@ class Loader:
 def small(content: Any) -> Any:
     """The same names and shapes, of one stored number per tensor."""
     if isinstance(content, Tensor):
-        return torch.ones(1, dtype=content.dtype).expand(content.shape)
+        return torch.ones((), dtype=content.dtype).expand(content.shape)
     if isinstance(content, Mapping):
         return {name: small(value) for name, value in content.items()}
     return content
@@ -126,7 +126,10 @@ def _centroids(path: Path) -> object:
 
 def _round(name: str, read: Callable[[RoundFolder], object]) -> Loader:
     def make(folder: Path) -> Path:
-        made, queries = asked(folder)
+        queries = asked([random_picks(5, seed=1), random_picks(3, seed=2)], 1)
+        made = AnnotationStore(folder / "queries").round(0)
+        made.begin(queries.info)
+        made.write_queries(queries)
         made.write_labels(np.zeros(sum(len(query.predicted) for query in queries.images), np.uint8))
         return made.folder / name
 
@@ -156,6 +159,10 @@ def _annotated(*, mask: bool) -> Loader:
 
 def _label(path: Path) -> object:
     return write_label_png(path, np.arange(64, dtype=np.uint8).reshape(8, 8) % 19, [[1, 2, 3]] * 19)
+
+
+def _deep_label(path: Path) -> object:
+    return cv2.imwrite(str(path), np.full((8, 8, 3), 7, np.uint16))
 
 
 TOML = Path(__file__).resolve().parents[2] / "data_loaders" / "descriptions" / "cityscapes.toml"
@@ -214,5 +221,5 @@ LOADERS: Mapping[str, Loader] = {
     ),
     "image": _written("i.png", lambda path: write_png(path, np.full((8, 8, 3), 7, np.uint8)), read_image),
     "label": _written("m.png", _label, lambda path: read_raw_label(path, "palette")),
-    "16-bit label": _written("m.png", _label, lambda path: read_raw_label(path, "rgb16_first_channel")),
+    "16-bit label": _written("m.png", _deep_label, lambda path: read_raw_label(path, "rgb16_first_channel")),
 }

@@ -59,7 +59,9 @@ KINDS: Mapping[str, Kind] = {
     "ripu": Kind("train_al", f"--method ripu {_ACTIVE}"),
     "dwaca": Kind("train_al", f"--method dwaca --dropout-period 3 {_ACTIVE}"),
     "daformer": Kind("train_st", "--method daformer"),
-    "dida": Kind("train_st", "--method dida --bank-update-every 2 --bank-momentum 0.9", "--instance-bank=bank"),
+    "dida": Kind(
+        "train_st", "--method dida --bank-update-every 2 --bank-momentum 0.9", "--instance-bank=bank"
+    ),
 }
 
 
