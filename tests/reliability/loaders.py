@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ from selection.store import AnnotationStore
 from tests.official_formats import daformer_checkpoint, mada_checkpoint, ripu_checkpoint
 from tests.toy_annotation import asked, random_picks
 from tests.toy_training import WORLD, drawn_streams, make_trainer, run_in, small_network
-from trainers.bank_files import read_bank, write_bank
+from trainers.bank_files import FEATURES_FILE, LABELS_FILE, read_bank, write_bank
+from trainers.base import Trainer
 from trainers.labelling import MANIFEST, read_manifest
 from utils import snapshots
 from utils.pictures import write_png
@@ -81,8 +83,14 @@ def _snapshot(folder: Path) -> Path:
     return folder / "run" / "iteration_0000001.pth"
 
 
+@functools.cache
+def _trainer() -> Trainer:
+    """Continues from whatever it finds, so one will do for all."""
+    return make_trainer("source", streams=drawn_streams(["source"]), loop={"num_steps_stop": 2})
+
+
 def _resume(path: Path) -> object:
-    trainer = make_trainer("source", streams=drawn_streams(["source"]), loop={"num_steps_stop": 2})
+    trainer = _trainer()
     with run_in(path.parent, stop=2) as trainer.run:
         return trainer.resume()
 
@@ -181,8 +189,8 @@ LOADERS: Mapping[str, Loader] = {
     "ripu checkpoint": published(lambda: ripu_checkpoint("deeplab_v3plus", 19)),
     "mada checkpoint": published(mada_checkpoint, zipped=False),
     "daformer checkpoint": published(lambda: daformer_checkpoint("mit_b0")),
-    "bank features": _bank("features.npz"),
-    "bank labels": _bank("labels.npz"),
+    "bank features": _bank(FEATURES_FILE),
+    "bank labels": _bank(LABELS_FILE),
     "anchors": _written(
         "a.pkl", lambda path: anchor_files.write_centroids(path, np.ones((3, 5, CHANNELS))), _centroids
     ),

@@ -13,7 +13,7 @@ from tests.reliability.damage import DAMAGES, hostile_files
 from tests.reliability.loaders import LOADERS
 from utils.errors import RunStopped, UserError, format_message
 
-FEW = 8  # inputs per loader in the everyday test
+FEW = 6  # inputs per loader in the everyday test
 FOREIGN = 5  # other loaders' files
 MANY = 10_000 // len(LOADERS) + 1
 
