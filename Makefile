@@ -27,10 +27,10 @@ demo: $(SETUP)                          ## the whole pipeline on the demo city: 
 demo-quick: $(SETUP)                    ## the same path in about 3 minutes
 	$(PY) launch/demo.py --quick --run-dir demo/quick
 
-test: $(SETUP) lint                     ## everything but the tests marked slow
-	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not annotation_tools" -q --durations 15
+test: $(SETUP) lint                     ## everything but the tests marked slow and long
+	$(PY) -m pytest -n 2 --dist loadfile -m "not slow and not long and not annotation_tools" -q --durations 15
 
-test-long: $(SETUP) lint                ## all tests, the long ones too
+test-long: $(SETUP) lint                ## all tests: with 20 kills per trainer, 10 000 damaged files, ...
 	$(PY) -m pytest -n 2 --dist loadfile -q --durations 15
 
 lint: $(SETUP)                          ## ruff: format and lint

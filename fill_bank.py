@@ -105,6 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             world=world,
             precision=chosen,
             num_workers=args.num_workers,
+            skip_bad_images=args.skip_bad_images,
         )
         if world.is_main:
             write_bank(args.output, *filled)

@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from utils.class_spaces import IGNORE_LABEL, TABLE_SIZE
-from utils.errors import UserError
+from utils.errors import BadFileError, UserError
 from utils.files import write_atomically
 
 LabelEncoding = Literal["index", "palette", "rgb16_first_channel", "first_channel"]
@@ -29,14 +29,14 @@ def read_image(path: Path) -> np.ndarray:
     """(H, W, 3) uint8 RGB.
 
     Raises:
-        UserError: the file is missing, empty, truncated or no image.
+        BadFileError: the file is missing, empty, truncated or no image.
     """
     content = _read_bytes(path, "image")
     _refuse_truncated(content, path, "image")
     # As Pillow, and as the labels: pixels as stored, whatever a camera's EXIF entry says about turning them.
     image = cv2.imdecode(content, cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
-        raise UserError(
+        raise BadFileError(
             f"image {path} cannot be decoded ({content.size} bytes): damaged or no image; copy it again."
         )
     return image
@@ -52,7 +52,8 @@ def read_raw_label(path: Path, encoding: str) -> np.ndarray:
             "first_channel": the first of one to four 8-bit channels.
 
     Raises:
-        UserError: the file is missing, damaged, or of another encoding.
+        BadFileError: the file is missing or damaged.
+        UserError: it is of another encoding.
     """
     if encoding == "rgb16_first_channel":
         return _read_rgb16_first_channel(path)
@@ -120,9 +121,9 @@ def _read_bytes(path: Path, what: str) -> np.ndarray:
     try:
         content = np.fromfile(path, np.uint8)
     except OSError as error:
-        raise UserError(f"{what} {path} cannot be read: {error.strerror or error}.") from None
+        raise BadFileError(f"{what} {path} cannot be read: {error.strerror or error}.") from None
     if content.size == 0:
-        raise UserError(f"{what} {path} is empty (0 bytes); copy it again.")
+        raise BadFileError(f"{what} {path} is empty (0 bytes); copy it again.")
     return content
 
 
@@ -148,7 +149,7 @@ def _refuse_truncated(content: np.ndarray, path: Path, what: str) -> None:
         return
     tail = max(begin, content.size - _TAIL)
     if mark not in content[tail:].tobytes() and mark not in content[begin:].tobytes():
-        raise UserError(
+        raise BadFileError(
             f"{what} {path} is truncated: its end is missing ({content.size} bytes); copy it again."
         )
 
@@ -169,7 +170,7 @@ def _read_rgb16_first_channel(path: Path) -> np.ndarray:
     _refuse_truncated(content, path, "label")
     pixels = cv2.imdecode(content, cv2.IMREAD_UNCHANGED)
     if pixels is None:
-        raise UserError(
+        raise BadFileError(
             f"label {path} cannot be decoded ({content.size} bytes): damaged or no image; copy it again."
         )
     if pixels.dtype != np.uint16 or pixels.ndim != 3:
@@ -188,9 +189,9 @@ def _read_with_pillow(path: Path) -> tuple[np.ndarray, str]:
         with Image.open(path) as picture:
             return np.asarray(picture), picture.mode
     except FileNotFoundError:
-        raise UserError(f"label {path} does not exist.") from None
+        raise BadFileError(f"label {path} does not exist.") from None
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
+        raise BadFileError(
             f"label {path} cannot be decoded: {error}; damaged or no image, copy it again."
         ) from None
 

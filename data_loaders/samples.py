@@ -44,6 +44,7 @@ class Batch:
             unknown.
         content: (N, 2) int64, (height, width) from the top left corner that is no padding; stays on the CPU;
             None: no image is padded.
+        skipped: one message for every time a file could not be read and another draw took its place.
     """
 
     image: Tensor
@@ -52,6 +53,7 @@ class Batch:
     sizes: Tensor
     draws: tuple[int, ...] = ()
     content: Tensor | None = None
+    skipped: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,12 +76,13 @@ def planar(image: np.ndarray) -> Tensor:
     return torch.from_numpy(planes)
 
 
-def collate(samples: Sequence[Sample], draws: Sequence[int] = ()) -> Batch:
+def collate(samples: Sequence[Sample], draws: Sequence[int] = (), skipped: Sequence[str] = ()) -> Batch:
     """The batch of some samples, in their order; all labelled or none, all of one size.
 
     Args:
         samples: at least one.
         draws: the draw number of each; empty: unknown.
+        skipped: see `Batch`.
     """
     images = [sample.image for sample in samples]
     labels = [sample.label for sample in samples if sample.label is not None]
@@ -92,6 +95,7 @@ def collate(samples: Sequence[Sample], draws: Sequence[int] = ()) -> Batch:
         sizes=torch.tensor([sample.size for sample in samples], dtype=torch.int64),
         draws=tuple(draws),
         content=_content(samples),
+        skipped=tuple(skipped),
     )
 
 

@@ -163,7 +163,7 @@ def read_class_statistics(path: Path) -> dict[str, dict[int, int]]:
             f"class statistics {file} cannot be read: {error.strerror}; prepare_data.py statistics writes "
             "them."
         ) from None
-    except (ValueError, AttributeError, TypeError, KeyError):
+    except (ValueError, AttributeError, TypeError, KeyError, OverflowError, RecursionError):
         raise UserError(
             f"{file} is not a {STATISTICS_BY_FILE} (file -> class -> pixels) or {STATISTICS}; "
             f"write it again with prepare_data.py statistics."
@@ -192,7 +192,7 @@ def counted_class_space(path: Path) -> str | None:
         return str(json.loads(file.read_text(encoding="utf-8"))["class_space"])
     except OSError:
         return None  # the originals have no such file
-    except (ValueError, TypeError, KeyError):
+    except (ValueError, TypeError, KeyError, RecursionError):
         raise UserError(
             f"{file} does not say which classes were counted; write it again with prepare_data.py statistics."
         ) from None

@@ -24,11 +24,12 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from data_loaders.samples import Batch, Sample, collate
 from data_loaders.transforms import RandomSource
 from utils import seeding
-from utils.errors import UserError
+from utils.errors import BadFileError, UserError
 
 Order = Callable[[int], int]
 Loaded = TypeVar("Loaded")
 PREFETCH = 4  # batches per worker
+REPLACEMENTS = 10  # draws in the place of one whose file cannot be read, before the run stops
 
 
 class SampleSource(Protocol):
@@ -75,9 +76,12 @@ class SampleStream:
         pin_memory: put batches into page-locked memory for copies that do not block.
         fingerprint: changes with what the stream reads; a continued run compares it ("": not compared).
         description: what it reads, in words, for messages.
+        skip_bad_images: a draw whose image or label file is missing or damaged shows another sample, chosen
+            by (seed, stream name, draw) too.
 
     Raises:
-        UserError: the batch does not divide, or (in `next`) a sample cannot be read.
+        UserError: the batch does not divide, or (in `next`) a sample cannot be read; with
+            `skip_bad_images` when `REPLACEMENTS` others cannot either.
     """
 
     def __init__(
@@ -95,6 +99,7 @@ class SampleStream:
         pin_memory: bool = False,
         fingerprint: str = "",
         description: str = "",
+        skip_bad_images: bool = False,
     ) -> None:
         if global_batch % (world_size * accumulation):
             raise UserError(
@@ -112,8 +117,11 @@ class SampleStream:
         self.consumed = 0  # draws handed out, over all ranks
         self.wait_s = 0.0  # seconds spent waiting in next()
         self.last_names: tuple[str, ...] = ()
-        self._draws = _Draws(dataset, seed, name)
+        self.skip_bad_images = skip_bad_images
+        self.skipped: list[str] = []  # what this rank's batches skipped; `trainers.bad_images` collects it
+        self.num_images = len(dataset)
         self._order = order or ShuffledOrder(len(dataset), seed, name)
+        self._draws = _Draws(dataset, seed, name, self._order if skip_bad_images else None)
         self._loader: Iterator[Batch | _Failure] | None = None
 
     def next(self) -> Batch:
@@ -124,6 +132,7 @@ class SampleStream:
         batch = _checked(next(self._loader))
         self.consumed += self.micro_batch
         self.last_names = batch.names
+        self.skipped += batch.skipped
         self.wait_s += time.perf_counter() - start
         return batch
 
@@ -168,22 +177,44 @@ class _MicroBatches(Sampler[list[tuple[int, int]]]):
 
 
 class _Draws(Dataset[Batch | _Failure]):
-    """Batches by their keys: what a worker does."""
+    """Batches by their keys: what a worker does. With `others`, an order, bad files are skipped."""
 
-    def __init__(self, samples: SampleSource, seed: int, stream: str) -> None:
+    def __init__(self, samples: SampleSource, seed: int, stream: str, others: Order | None) -> None:
         self.samples = samples
         self.seed = seed
         self.stream = stream
+        self.others = others
 
     def __getitem__(self, keys: list[tuple[int, int]]) -> Batch | _Failure:
+        skipped: list[str] = []
         try:
-            samples = [self._draw(draw, index) for draw, index in keys]
-            return collate(samples, draws=[draw for draw, _ in keys])
+            samples = [self._draw(draw, index, skipped) for draw, index in keys]
+            return collate(samples, draws=[draw for draw, _ in keys], skipped=skipped)
         except UserError as error:
             return _Failure(str(error))
 
-    def _draw(self, draw: int, index: int) -> Sample:
-        return self.samples.sample(index, seeding.generator(self.seed, self.stream, draw))
+    def _draw(self, draw: int, index: int, skipped: list[str]) -> Sample:
+        try:
+            return self.samples.sample(index, seeding.generator(self.seed, self.stream, draw))
+        except BadFileError as error:
+            if self.others is None:
+                raise
+            skipped.append(str(error))
+            return self._replacement(self.others, draw, skipped)
+
+    def _replacement(self, others: Order, draw: int, skipped: list[str]) -> Sample:
+        """Another sample for a draw, which neither ranks, workers nor resuming decide."""
+        for attempt in range(1, REPLACEMENTS + 1):
+            generator = seeding.generator(self.seed, f"{self.stream}/replacement {attempt}", draw)
+            index = others(int(generator.integers(0, len(self.samples))))
+            try:
+                return self.samples.sample(index, generator)
+            except BadFileError as error:
+                skipped.append(str(error))
+        raise UserError(
+            f"{skipped[-1]} So were {REPLACEMENTS} files drawn in a row: look whether the disk is there; "
+            "--skip-bad-images is for single bad files"
+        )
 
 
 def _loader(

@@ -125,10 +125,13 @@ def _read_snapshot(
     if not isinstance(state, Mapping):
         other = "; it was trained without one: use its student" if weights == "teacher" else ""
         raise UserError(f"{file} holds no {weights} weights{other}")
-    spec = NetworkSpec.from_dict(content["network"])
+    try:
+        spec = NetworkSpec.from_dict(content["network"])
+        evaluation = dict(content.get("evaluation") or {})
+    except (TypeError, AttributeError, KeyError) as error:
+        raise UserError(f"{file} is no snapshot of this program ({error}); give another file") from error
     if class_space not in (None, spec.class_space):
         raise UserError(f"{file} was trained on class space {spec.class_space}, not on {class_space}")
-    evaluation = dict(content.get("evaluation") or {})
     return _Content(file, spec, snapshots.clean_keys(state), content.get("iteration"), evaluation, "segadapt")
 
 

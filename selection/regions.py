@@ -158,6 +158,6 @@ def squares(picks: np.ndarray, radius: int, size: tuple[int, int]) -> np.ndarray
     centres = np.zeros(size, np.uint8)
     rows, columns = picks.T
     centres[rows, columns] = 1
-    if radius > 0:
+    if radius > 0 and len(picks) > 0:  # without picks nothing bounds the radius by the image
         centres = cv2.dilate(centres, np.ones((2 * radius + 1,) * 2, np.uint8))
     return centres.view(bool)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
-import zipfile
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,9 +10,6 @@ import numpy as np
 from selection.queries import ImageQuery, joined, offsets_of
 from utils.errors import UserError
 from utils.files import write_atomically
-
-# Raised for files that are cut off, changed (every array has a check sum) or no archive.
-_DAMAGE = (zipfile.BadZipFile, zlib.error, pickle.UnpicklingError, EOFError, KeyError, ValueError)
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -35,11 +29,15 @@ def read_arrays(path: Path, *, remedy: str) -> dict[str, np.ndarray]:
     """
     try:
         with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror or error}; {remedy}.") from error
-    except (*_DAMAGE, AttributeError, TypeError) as error:  # a bare .npy is no context manager
+    except Exception as error:  # damage can surface as any error of the zip reader or of numpy's
         raise damaged(path, error, remedy=remedy) from error
+    strangers = [name for name, array in arrays.items() if not isinstance(array, np.ndarray)]
+    if strangers:
+        raise damaged(path, f"{strangers[0]} is no array", remedy=remedy)
+    return arrays
 
 
 def damaged(path: Path, error: object, *, remedy: str) -> UserError:

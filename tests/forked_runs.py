@@ -9,6 +9,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ import torch
 from tests.distributed.launching import REPOSITORY, free_port
 from utils import stopping
 
-TIMEOUT_S = 120
+TIMEOUT_S = 300  # also on a busy machine
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,12 +34,14 @@ class Signal:
         call: the how manyth.
         before: it comes before the call, not after it.
         number: of the signal.
+        delay_s: it comes so many seconds after that place, wherever the process is then.
     """
 
     where: str
     call: int = 1
     before: bool = False
     number: int = signal.SIGKILL
+    delay_s: float = 0.0
 
     @contextlib.contextmanager
     def installed(self) -> Iterator[None]:
@@ -53,13 +56,19 @@ class Signal:
             nonlocal calls
             calls += 1
             if self.before and calls == self.call:
-                os.kill(os.getpid(), self.number)
+                self._send()
             result = function(*args, **options)
             if not self.before and calls == self.call:
-                os.kill(os.getpid(), self.number)
+                self._send()
             return result
 
         return wrapper
+
+    def _send(self) -> None:
+        if self.delay_s:
+            threading.Timer(self.delay_s, os.kill, (os.getpid(), self.number)).start()
+        else:
+            os.kill(os.getpid(), self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +128,49 @@ class Calls:
         return recording
 
 
-Change = Signal | Value | Selections | Calls
+@dataclass(frozen=True, slots=True)
+class FullDisk:
+    """The disk of a folder is full from a call of a function on.
+
+    Attributes:
+        folder: gets a file "filler" of all that was free.
+        where: the function, as in `Signal`.
+        call: the how manyth; it comes before it.
+    """
+
+    folder: Path
+    where: str
+    call: int = 1
+
+    @contextlib.contextmanager
+    def installed(self) -> Iterator[None]:
+        """Inside, it is."""
+        with _replaced(self.where, self._filling):
+            yield
+
+    def _filling(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        calls = 0
+
+        def wrapper(*args: object, **options: object) -> object:
+            nonlocal calls
+            calls += 1
+            if calls == self.call:
+                fill(self.folder / "filler")
+            return function(*args, **options)
+
+        return wrapper
+
+
+def fill(path: Path, *, spare: int = 0) -> None:
+    """Fills the disk with a file, but for `spare` bytes."""
+    with contextlib.suppress(OSError), path.open("wb", buffering=0) as file:
+        while file.write(bytes(4096)) == 4096:
+            pass
+    if spare:
+        os.truncate(path, path.stat().st_size - spare)
+
+
+Change = Signal | Value | Selections | Calls | FullDisk
 
 
 def run_forked(
@@ -129,6 +180,7 @@ def run_forked(
     processes: int = 1,
     changes: Sequence[Change] = (),
     rank: int = 0,
+    errors: Path | None = None,
 ) -> list[int]:
     """Runs `main(words)` of an entry point as gloo processes; when one fails, the others are killed.
 
@@ -138,6 +190,7 @@ def run_forked(
         processes: how many.
         changes: made in all of them; signals on one rank only.
         rank: that one.
+        errors: their standard error goes to the end of this file.
 
     Returns:
         Exit codes by rank; -9 of a killed one.
@@ -152,7 +205,7 @@ def run_forked(
             launch = {"RANK": str(number), "LOCAL_RANK": str(number), "MASTER_ADDR": "127.0.0.1"}
             launch |= {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes), "MASTER_PORT": port}
         own = [change for change in changes if number == rank or not isinstance(change, Signal)]
-        children.append(context.Process(target=_run, args=(script, list(words), launch, own)))
+        children.append(context.Process(target=_run, args=(script, list(words), launch, own, errors)))
         children[-1].start()
     _wait(children)
     return [child.exitcode for child in children]
@@ -172,8 +225,13 @@ def _wait(children: Sequence[BaseProcess]) -> None:
     assert time.monotonic() < deadline, f"{len(late)} processes took over {TIMEOUT_S} s"
 
 
-def _run(script: str, words: list[str], launch: dict[str, str], changes: Sequence[Change]) -> None:
+def _run(
+    script: str, words: list[str], launch: dict[str, str], changes: Sequence[Change], errors: Path | None
+) -> None:
     """What a forked process does."""
+    if errors is not None:
+        with errors.open("ab") as file:
+            os.dup2(file.fileno(), sys.stderr.fileno())
     os.environ.update(launch)
     os.chdir(REPOSITORY)
     torch.set_num_threads(1)

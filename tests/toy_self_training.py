@@ -31,6 +31,11 @@ def write_domains(root: Path) -> None:
     write_gta5(root, 8, SIZE)
     write_cityscapes(root, 4, SIZE, labelled=False)
     write_cityscapes(root, 2, SIZE, split="val")
+    write_statistics(root)
+
+
+def write_statistics(root: Path) -> None:
+    """What a run reads beside the images: the source's statistics, and weights for a Mix Transformer."""
     assert prepare_data.main(["statistics", "gta5", "--data-root", str(root), "--num-workers", "0"]) == 0
     torch.save(mit_imagenet_files(mit_entries("mit_b0"))["nvlabs"], root / IMAGENET)
 

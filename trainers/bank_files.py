@@ -8,8 +8,6 @@ banks too. `read_bank` also takes one `.npz` with arrays `features` and `labels`
 from __future__ import annotations
 
 import logging
-import zipfile
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -123,10 +121,13 @@ def _read_array(file: Path, name: str) -> np.ndarray:
         with archive:
             if name not in archive.files:
                 raise _no_bank(file, name, archive.files)
-            return archive[name]
+            array = archive[name]
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"{name} is no array")
+            return array
     except UserError:
         raise
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # damage can surface as any error of the zip reader or of numpy's
         raise UserError(f"{file} cannot be read as .npz ({error}); {_DAMAGED}.") from None
 
 

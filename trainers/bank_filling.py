@@ -23,6 +23,7 @@ from losses.instance_bank import (
     rare_first,
 )
 from networks.segmentation import SegmentationNetwork
+from trainers.bad_images import SkippedImages
 from trainers.bank_files import report_bank
 from trainers.inference import evaluation_mode
 from trainers.padding import neutral_padding
@@ -69,6 +70,7 @@ def fill_bank(
     num_workers: int = 0,
     patience: int = PATIENCE,
     stop: Callable[[], bool] = never,
+    skip_bad_images: bool = False,
 ) -> tuple[Tensor, Tensor] | None:
     """A bank of `size` features (K, D) and labels (K,) on the CPU; None when a stop signal cut it short.
 
@@ -91,6 +93,7 @@ def fill_bank(
         num_workers: processes of this rank that load samples.
         patience: in samples over all ranks.
         stop: asked before every batch; when it is true on any rank, all return None.
+        skip_bad_images: see `SampleStream`.
 
     Raises:
         UserError: K is smaller than the number of classes, features are not finite, or the samples hold no
@@ -116,12 +119,15 @@ def fill_bank(
         rank=world.rank,
         world_size=world.size,
         num_workers=num_workers,
+        skip_bad_images=skip_bad_images,
     )
+    skipped = SkippedImages()
     with closing(stream), evaluation_mode(network), exact_float32():
         while not filling.bank.is_full:
             if distributed.any_rank(stop(), what="the filling of the instance bank"):
                 return None
             means, present = sample_means(network, stream.next().to(world.device), precision)
+            skipped.gather({STREAM: stream})
             filling.take(distributed.all_gather_equal(means), distributed.all_gather_equal(present))
     filling.report(space)
     return filling.bank.features, filling.bank.labels

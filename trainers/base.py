@@ -16,6 +16,7 @@ from data_loaders.streams import SampleStream
 from networks.normalization import set_batch_norm
 from networks.segmentation import SegmentationNetwork
 from trainers import run_state
+from trainers.bad_images import SkippedImages
 from trainers.loop_settings import EndOfRun, Event, Interrupted, LoopSettings, Outcome, WaitForLabels
 from trainers.meter import Meter
 from trainers.pictures import training_pictures
@@ -88,6 +89,7 @@ class Trainer:
         self.scaler = loop.precision.scaler()
         self.meter = Meter()
         self.watch = FiniteWatch()
+        self.skipped = SkippedImages()
         self._waited_s = 0.0
         self._outcome: Outcome = None  # of the newest event
         self._batches: Sequence[Batches] = ()
@@ -146,6 +148,7 @@ class Trainer:
         Raises:
             RunStopped: a loss term is not finite; the update is not applied on CPU, and never saved.
         """
+        distributed.now_is(f"in iteration {iteration}")
         self._prepare(iteration)
         for number, batches in enumerate(micro_batches):
             last = number == len(micro_batches) - 1
@@ -162,7 +165,7 @@ class Trainer:
                 self.watch.add(step.name, iteration, output.terms, images)
         if self.world.device.type == "cpu":  # a GPU would be waited for: there before logs, saves
             self.watch.check()
-        stop = distributed.any_rank(stopping.requested() is not None, what=f"iteration {iteration}")
+        stop = distributed.any_rank(stopping.requested() is not None, what="the exchange of stop signals")
         self._update()
         return stop
 
@@ -209,6 +212,7 @@ class Trainer:
                 self._batches = self.next_batches()
                 stop = self.run_iteration(self.iteration, self._batches)
                 self.iteration += 1
+                distributed.now_is(f"after {self.iteration} iterations")
                 self._log(progress)
                 self._draw_if_due()
                 changed = self._run_events()
@@ -237,7 +241,7 @@ class Trainer:
         if self.iteration % self.loop.log_every and self.iteration != self.loop.num_steps_stop:
             return
         self.watch.check()
-        scalars = self.meter.read()
+        scalars = self.meter.read() | self.skipped.gather(self.streams)
         seconds = self.meter.seconds()
         waited = sum(stream.wait_s for stream in self.streams.values())
         data_s, self._waited_s = waited - self._waited_s, waited
@@ -277,6 +281,7 @@ class Trainer:
     def renew_streams(self, consumed: Mapping[str, int]) -> None:
         """Takes over the streams of `rebuild_streams` after so many draws of each; what was loaded ahead is
         dropped."""
+        self.skipped.take(self.streams)
         for stream in self.streams.values():
             stream.close()
         self.streams = dict(self.rebuild_streams())
@@ -353,6 +358,7 @@ class Trainer:
         self.watch.check_weights(self.network, self.iteration)
         if self.metrics.get(SCORE, float("-inf")) > self.best:
             self.best, self.best_at = self.metrics[SCORE], self.iteration
+        self.skipped.gather(self.streams)
         state = self.state()
         if self.world.is_main:
             self._mark_if_best(self.run.snapshots.write(state, self.iteration))
@@ -381,13 +387,14 @@ class Trainer:
             self.run.resume_at(0)
             return False
         path, state = found
-        if state["method"] != self.method:
+        if state.get("method") != self.method:
             raise UserError(
-                f"{path} is a snapshot of method {state['method']}, this run is {self.method}; "
+                f"{path} is a snapshot of method {state.get('method')}, this run is {self.method}; "
                 "choose another --snapshot-dir",
                 everywhere=True,
             )
-        self.load_state(state)
+        with run_state.explained(path):
+            self.load_state(state)
         self.run.clear_marks()
         self.run.resume_at(self.iteration)
         if self.world.is_main:  # killed between the snapshot and its mark?

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from data_loaders.streams import SampleStream
 from utils import distributed, seeding, snapshots
-from utils.errors import UserError
+from utils.errors import RunStopped, UserError
 from utils.runs import Run
 from utils.snapshots import FORMAT_VERSION, clean_keys
 
@@ -36,6 +37,7 @@ def collect(trainer: Trainer) -> dict[str, Any]:
         "precision": trainer.loop.precision.name,
         "streams": {name: stream.consumed for name, stream in trainer.streams.items()},
         "contents": {name: stream.fingerprint for name, stream in trainer.streams.items()},
+        "skipped": trainer.skipped.state(),
         "rng": distributed.all_gather_objects(seeding.rng_state()),
         "evaluation": trainer.evaluation,
         "arguments": dict(trainer.run.settings) if trainer.run else {},
@@ -64,11 +66,32 @@ def restore(trainer: Trainer, state: Mapping[str, Any]) -> None:
         optimizer.load_state_dict(state["optimizers"][name])
     trainer.scaler.load_state_dict(state["scaler"])
     trainer.renew_streams(state["streams"])
+    trainer.skipped.load_state(state.get("skipped", {}))
     check_contents(trainer.streams, state.get("contents", {}))
     trainer.waiting_event = state.get("waiting_event")
     _restore_scores(trainer, state)
     _warn_about_precision(trainer.loop.precision.name, state)
     _restore_random_state(trainer, state["rng"])
+
+
+@contextmanager
+def explained(path: Path) -> Iterator[None]:
+    """Turns what a whole file with other content than a run's state makes of `restore` into a user's error.
+
+    Raises:
+        UserError: on every rank, which all read the same file.
+    """
+    try:
+        yield
+    except (UserError, RunStopped):
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"{path} does not hold the state of this run ({type(error).__name__}: {reason}); delete it to "
+            "continue from the snapshot before it, or give another --snapshot-dir",
+            everywhere=True,
+        ) from error
 
 
 def check_contents(streams: Mapping[str, SampleStream], before: Mapping[str, str]) -> None:

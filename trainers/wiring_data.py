@@ -318,6 +318,7 @@ def sample_streams(
             pin_memory=world.device.type == "cuda",
             fingerprint=_fingerprint(dataset, pseudo_labels.get(name), orders.get(name), drawn_by.get(name)),
             description=_description(dataset, pseudo_labels.get(name), drawn_by.get(name)),
+            skip_bad_images=args.skip_bad_images,
         )
         for name, dataset in datasets.items()
     }

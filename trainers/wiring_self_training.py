@@ -345,6 +345,7 @@ def _fill(
         world=world,
         precision=chosen,
         num_workers=args.num_workers,
+        skip_bad_images=args.skip_bad_images,
         stop=lambda: stopping.requested() is not None,
     )
     if filled is not None:

@@ -55,6 +55,7 @@ class _Session:
 
 
 _session: _Session | None = None
+_place = ""  # where this process is, for errors; see `now_is`
 
 
 @contextmanager
@@ -119,8 +120,8 @@ def group_timeout(backend: str, timeout_s: float) -> timedelta:
 
 def _close_group(patience_s: float | None) -> None:
     """Destroys the process group; after an error without waiting for ever, because peers may be gone."""
-    global _session
-    _session = None
+    global _session, _place
+    _session, _place = None, ""
     if patience_s is None:
         dist.destroy_process_group()
         return
@@ -133,7 +134,17 @@ def _explain(error: BaseException) -> StalledRankError | None:
     """Who is missing, when an error that reached the session is a failed collective, as in DDP's backward."""
     if _session is None or isinstance(error, StalledRankError) or not looks_like_lost_peers(error):
         return None
-    return _session.roll_call.missing("an exchange between the ranks", _session.timeout_s)
+    return _session.roll_call.missing(_placed("an exchange between the ranks"), _session.timeout_s)
+
+
+def now_is(place: str) -> None:
+    """Says where this process is, such as "in iteration 1200": errors about missing ranks name it."""
+    global _place
+    _place = place
+
+
+def _placed(what: str) -> str:
+    return f"{what} {_place}".rstrip()
 
 
 def _collective(what: str, action: Callable[[], T], seconds: float | None = None) -> T:
@@ -143,7 +154,9 @@ def _collective(what: str, action: Callable[[], T], seconds: float | None = None
     except RuntimeError as error:
         if _session is None or isinstance(error, StalledRankError):
             raise
-        stalled = _session.roll_call.missing(what, _session.timeout_s if seconds is None else seconds)
+        stalled = _session.roll_call.missing(
+            _placed(what), _session.timeout_s if seconds is None else seconds
+        )
         if stalled is None:
             raise
         raise stalled from error

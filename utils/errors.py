@@ -26,6 +26,10 @@ class UserError(ValueError):
         self.everywhere = everywhere
 
 
+class BadFileError(UserError):
+    """A file of a data set that is missing, damaged or cannot be read; other files may be good."""
+
+
 class RunStopped(RuntimeError):
     """A run that cannot go on: one line, exit code 1; its snapshots are good.
 

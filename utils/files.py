@@ -6,7 +6,7 @@ import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from utils.errors import UserError
 
@@ -68,9 +68,34 @@ def cannot_write(path: Path, error: OSError) -> UserError:
     )
 
 
+class _Remembering:
+    """A file for writers, such as torch.save, that hide the system's error behind one of their own."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self.error: OSError | None = None
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+    def write(self, content: Any) -> int:
+        """As the file's."""
+        try:
+            return self._file.write(content)
+        except OSError as error:
+            self.error = error
+            raise
+
+
 def _write(file: BinaryIO, content: bytes | str | Writer) -> None:
     if callable(content):
-        content(file)
+        remembering = _Remembering(file)
+        try:
+            content(remembering)
+        except Exception:
+            if remembering.error is not None:
+                raise remembering.error from None
+            raise
     else:
         file.write(content.encode() if isinstance(content, str) else content)
 

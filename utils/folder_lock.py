@@ -8,6 +8,8 @@ import json
 import logging
 import os
 import socket
+import struct
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from utils.errors import UserError
 logger = logging.getLogger(__name__)
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EINVAL}
+_FLOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length, process
 _held: set[Path] = set()  # lock files of this process: record locks do not keep a process from itself
 
 
@@ -116,6 +119,40 @@ class FolderLock:
         os.ftruncate(descriptor, 0)
         if owner:
             os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+
+
+def holder(path: Path) -> dict[str, Any] | None:
+    """Who holds the lock of this file, as far as it is known; None: nobody. Asks without taking it.
+
+    Where the file system has no locks, the text in the file decides, which a dead process of another machine
+    leaves behind.
+    """
+    if path.resolve() in _held:
+        return _this_process()  # opening and closing the file would end the lock
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        owner = FolderLock._read_owner(descriptor)
+        locked = _is_locked(descriptor)
+    finally:
+        os.close(descriptor)
+    if locked is None:
+        locked = FolderLock._seems_alive(owner)
+    return owner if locked else None
+
+
+def _is_locked(descriptor: int) -> bool | None:
+    """Whether another process has a record lock; None: it cannot be asked."""
+    if sys.platform != "linux":
+        return None
+    question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+    try:
+        answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, question)
+    except OSError:
+        return None
+    return struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK
 
 
 def _this_process() -> dict[str, Any]:

@@ -10,7 +10,7 @@ import resource
 import sys
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,12 @@ import torch
 
 from utils import pictures
 from utils.errors import UserError
-from utils.files import write_atomically
+from utils.files import cannot_write, write_atomically
+from utils.run_files import METRICS_FILE
+
+logger = logging.getLogger(__name__)
 
 HANDLER_PREFIX = "segadapt:"  # names of the handlers that `configure` owns on the root logger
-METRICS_FILE = "metrics.jsonl"
 LONGEST_HOLD = 1000  # messages
 LONGEST_LINE = 8  # numbers behind a progress line
 _NOT_IN_TAGS = re.compile(r"[^-/\w.]")  # what tensorboard refuses in names
@@ -57,7 +59,7 @@ def configure(rank: int, file: Path | None) -> None:
     console.setFormatter(logging.Formatter(f"%(asctime)s {where}%(message)s", datefmt="%H:%M:%S"))
     _add_handler(console, "console")
     if file is not None:
-        to_file = logging.FileHandler(file, encoding="utf-8")
+        to_file = _LogFile(file, encoding="utf-8")
         to_file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {where}%(message)s"))
         for record in held:
             to_file.handle(record)
@@ -67,9 +69,40 @@ def configure(rank: int, file: Path | None) -> None:
     root.setLevel(logging.INFO if rank == 0 else logging.WARNING)
 
 
+def write_to_file(message: str) -> None:
+    """An error that the console hears of elsewhere, for the log file alone, if there is one."""
+    record = logging.LogRecord(__name__, logging.ERROR, "", 0, message, None, None)
+    for handler in logging.getLogger().handlers:
+        if handler.name == f"{HANDLER_PREFIX}file":
+            handler.handle(record)
+
+
 def _add_handler(handler: logging.Handler, name: str) -> None:
     handler.set_name(HANDLER_PREFIX + name)
     logging.getLogger().addHandler(handler)
+
+
+class _LogFile(logging.FileHandler):
+    """log.txt; when it cannot be written, as on a full disk, the console says so once and has the rest."""
+
+    _failed = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        """Called by `emit`, in place of the standard library's traceback for every message."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
+            super().handleError(record)
+        elif not self._failed:
+            self._failed = True
+            reason = error.strerror or error
+            print(f"warning: {self.baseFilename} cannot be written: {reason}", file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Closes the file, also where what it still holds cannot be written."""
+        try:
+            super().close()
+        except OSError:
+            logging.Handler.close(self)
 
 
 class MetricLog:
@@ -90,14 +123,21 @@ class MetricLog:
         self._purge_step: int | None = None
 
     def scalars(self, iteration: int, values: Mapping[str, float]) -> None:
-        """Logs plain numbers; in metrics.jsonl a value that is not finite is null."""
+        """Logs plain numbers; in metrics.jsonl a value that is not finite is null.
+
+        Raises:
+            UserError: the disk is full. A line that was cut off is dropped when the run is continued.
+        """
         if self._folder is None or not values:
             return
         numbers = {name: float(value) for name, value in values.items()}
         finite = {name: value if math.isfinite(value) else None for name, value in numbers.items()}
         line = json.dumps({"iteration": iteration, "time": round(time.time(), 3), **finite})
-        with (self._folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
-            stream.write(line + "\n")
+        try:
+            with (self._folder / METRICS_FILE).open("a", encoding="utf-8") as stream:
+                stream.write(line + "\n")
+        except OSError as error:
+            raise cannot_write(self._folder / METRICS_FILE, error) from error
         writer = self._open_writer()
         if writer is not None:
             for name, value in numbers.items():
@@ -136,6 +176,7 @@ class MetricLog:
     def _open_writer(self) -> Any:
         if self._writer is None and self._writer_class is not None:
             self._writer = self._writer_class(logdir=str(self._folder), purge_step=self._purge_step)
+            _go_on_without_disk(self._writer)
             self._purge_step = None
         return self._writer
 
@@ -148,6 +189,31 @@ def _summary_writer_class() -> type:
             "tensorboardX is not installed: pip install tensorboardX, or --no-tensorboard"
         ) from error
     return SummaryWriter
+
+
+def _go_on_without_disk(writer: Any) -> None:
+    """Lets tensorboardX drop events that cannot be written, with one warning.
+
+    Otherwise a full disk ends its thread, and the run hangs as soon as the thread's queue is full.
+    """
+    events = getattr(getattr(writer.file_writer, "event_writer", None), "_ev_writer", None)
+    failed = False
+
+    def dropping(function: Callable[..., Any]) -> Callable[..., Any]:
+        def attempt(*args: Any) -> Any:
+            nonlocal failed
+            try:
+                return None if failed else function(*args)
+            except OSError as error:
+                failed = True
+                logger.warning("tensorboard events cannot be written: %s", error.strerror or error)
+                return None
+
+        return attempt
+
+    for name in ("write_event", "flush", "close"):
+        if hasattr(events, name):
+            setattr(events, name, dropping(getattr(events, name)))
 
 
 def _iteration_of(line: str) -> float:

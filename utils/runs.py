@@ -23,17 +23,31 @@ from utils.distributed import World
 from utils.errors import UserError
 from utils.files import write_atomically
 from utils.folder_lock import FolderLock
+from utils.run_files import (
+    ARGUMENTS_FILE,
+    DONE,
+    ENDED_BY,
+    LOCK_FILE,
+    LOG_FILE,
+    MARKS,
+    PREEMPTED,
+    WAITING_FOR_LABELS,
+)
 from utils.snapshots import SnapshotFolder, has_snapshots, newest_iteration
+
+__all__ = [
+    "ARGUMENTS_FILE",
+    "DONE",
+    "LOCK_FILE",
+    "MARKS",
+    "PREEMPTED",
+    "WAITING_FOR_LABELS",
+    "Run",
+    "open_run",
+]
 
 logger = logging.getLogger(__name__)
 
-DONE = "DONE"
-PREEMPTED = "PREEMPTED"
-WAITING_FOR_LABELS = "WAITING_FOR_LABELS"
-MARKS = (DONE, PREEMPTED, WAITING_FOR_LABELS)
-
-ARGUMENTS_FILE = "arguments.json"
-LOCK_FILE = ".lock"
 MAY_GROW = frozenset({"num_steps_stop"})  # a run may be continued to a later stop, never to an earlier one
 ENDS = ("num_steps_stop", "stop_after")  # settings that say where a run ends: with others, DONE is not done
 OPTION_OF = {"bank_from": "instance_bank"}  # settings that follow from an option, which refusals name instead
@@ -170,11 +184,14 @@ def open_run(
         error, done = distributed.broadcast_object((error, done))
         if error is not None:
             raise UserError(error, everywhere=True)
-        logs.configure(world.rank, folder / "log.txt" if world.is_main else None)
+        logs.configure(world.rank, folder / LOG_FILE if world.is_main else None)
         run = Run(folder, arguments, is_main=world.is_main, keep=keep, tensorboard=tensorboard, done=done)
         logger.info("run folder %s, %d process(es) on %s", folder, world.size, world.device)
         try:
             yield run
+        except BaseException as ended:
+            logs.write_to_file(f"{ENDED_BY} {type(ended).__name__}: {' '.join(str(ended).split())}")
+            raise
         finally:
             run.log.close()
             logs.configure(world.rank, None)
@@ -220,9 +237,9 @@ def _read_record(file: Path) -> dict[str, Any] | None:
         return None
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
-        if isinstance(record["arguments"], dict) and record["starts"]:
+        if isinstance(record["arguments"], dict) and record["starts"][0]["time"]:
             return record
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, IndexError, RecursionError):
         pass
     raise UserError(f"{file} is not a record of a run; move the folder away or give another --snapshot-dir")
 
@@ -281,7 +298,7 @@ def _finished(folder: Path, settings: Mapping[str, Any]) -> dict[str, Any] | Non
         return None
     try:
         content = dict(json.loads(file.read_text(encoding="utf-8")))
-    except ValueError as error:
+    except (ValueError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is damaged ({error}); delete it to continue the run") from error
     grown = _grows(content.get("num_steps_stop"), settings.get("num_steps_stop"))
     if grown or content.get("stop_after") != settings.get("stop_after"):

@@ -15,13 +15,13 @@ import torch
 
 from utils.errors import UserError
 from utils.files import write_atomically
+from utils.run_files import SNAPSHOT_NAME as _FILE_NAME
 
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 POINTERS = ("last", "best", "stage1")  # stage1: what MADA's second stage began with
 _OLD_TORCH_MAGIC = bytes.fromhex("6cfc9c46f9206aa85019")  # torch.save before the zip format, after its opcode
-_FILE_NAME = re.compile(r"iteration_(\d+)\.pth")
 _SCALAR = np.float64(0).__reduce__()[0]
 # What a pickle may name beyond what torch reads: a float64 of numpy, such as the best score of MADA's files.
 _FLOAT64 = [
@@ -285,8 +285,9 @@ class SnapshotFolder:
 
     def _rotate(self, iteration: int) -> None:
         """Removes old snapshots and the half-written files of killed runs; newer files stay."""
-        for leftover in self.folder.glob(".iteration_*.tmp"):
-            leftover.unlink(missing_ok=True)
+        for name in ("iteration_*", *(f"{pointer}.*" for pointer in POINTERS)):
+            for leftover in self.folder.glob(f".{name}.tmp"):
+                leftover.unlink(missing_ok=True)
         files = {i: file for i, file in _iteration_files(self.folder).items() if i <= iteration}
         kept = {files[i] for i in sorted(files)[-self.keep :]} | {self.path_of(name) for name in POINTERS}
         for file in files.values():

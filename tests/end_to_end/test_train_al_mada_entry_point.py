@@ -241,7 +241,7 @@ class TestOneCommand:
         drawn = [path.name for path in (run / "pictures").iterdir()]
         farthest = max(scores(run), key=lambda row: float(row["score"]))
         assert drawn == [f"iteration_0000000_queries_{Path(farthest['name']).stem}.png"]
-        about = f"{float(farthest['score']):.4g}, nearest {farthest['nearest anchor']} "
+        about = f"{float(farthest['score']):.4g}, nearest {farthest['nearest anchor']}"
         assert f"; distance to {ANCHORS} source anchors: {about}" in shown
         assert list(run.glob("events.out.tfevents*"))
 

@@ -22,6 +22,7 @@ BOOKKEEPING = frozenset({"argv", "script", "command_line", "recipe", "given", "p
 FREE_TO_CHANGE = frozenset(
     {
         "data_root", "source_root", "target_root", "evaluation_root", "num_workers", "strict",
+        "skip_bad_images",
         "source_list", "target_list", "pseudo_label_dir", "threshold",
         "evaluation_list", "evaluation_split", "protocol",
         "snapshot_dir", "resume", "save_pred_every", "keep_snapshots", "log_every", "evaluate_every",
@@ -31,8 +32,8 @@ FREE_TO_CHANGE = frozenset(
     }
 )  # fmt: skip
 
-# May differ too once the folder has a snapshot, which then fills the network in their place; anchors and lists
-# of images are compared by content where they are still to be used.
+# May differ too once the folder has a snapshot, which then fills the network in their place; anchors and
+# lists of images are compared by content where they are still to be used.
 USED_AT_START = frozenset(
     {
         "restore_from", "restore_weights", "backbone_weights", "annotations_from", "instance_bank",

@@ -154,6 +154,7 @@ def add_evaluation_arguments(parser: Parser) -> None:
 def add_data_arguments(parser: Parser, *, crop_size: str = "640,360", scaled_otherwise: str = "") -> None:
     """Loading and augmentation of both domains. `scaled_otherwise`: what else --scale-range may mean."""
     add_reading_arguments(parser)
+    add_bad_image_argument(parser)
     add = parser.add_argument_group("augmentation").add_argument
     add(
         "--crop-size",
@@ -247,6 +248,18 @@ def add_reading_arguments(parser: Parser, *, classes_of: str = "the target's") -
         help="loader processes per domain and training process; 0: the process loads its own images",
     )
     parser.add_original("--ignore-label", "no effect: 255 is always ignored", _only_255, type=values.integer)
+
+
+def add_bad_image_argument(parser: Parser) -> None:
+    """What training does about a file that it cannot read."""
+    parser.add_argument_group("damaged files").add_argument(
+        "--skip-bad-images",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help="a training image or label that is missing or damaged is left out: another one is drawn in its "
+        "place, each file is reported once and metrics.jsonl counts the draws; up to 1 %% of a stream's "
+        "files (at least 3). Otherwise the run stops and names the file",
+    )
 
 
 def add_labelling_arguments(parser: Parser) -> None:

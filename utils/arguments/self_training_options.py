@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from utils.arguments import values
-from utils.arguments.data_options import add_reading_arguments
+from utils.arguments.data_options import add_bad_image_argument, add_reading_arguments
 from utils.arguments.parser import Parser
 
 
@@ -27,6 +27,7 @@ def add_aspect_crop_arguments(parser: Parser, *, target: bool = True) -> None:
         target: whether target images are read too; without them rare class sampling is on by default.
     """
     add_reading_arguments(parser, **({} if target else {"classes_of": "the snapshot's"}))
+    add_bad_image_argument(parser)
     add = parser.add_argument_group("augmentation").add_argument
     add(
         "--crop-size",

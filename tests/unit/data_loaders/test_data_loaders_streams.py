@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import subprocess
 import time
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
@@ -13,17 +14,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from data_loaders.samples import Batch, Sample
-from data_loaders.streams import SampleStream, ShuffledOrder
+from data_loaders.streams import REPLACEMENTS, SampleStream, ShuffledOrder
 from data_loaders.transforms import RandomSource
-from utils.errors import UserError
+from utils.errors import BadFileError, UserError
 
 
 class ToyDataset:
-    """Images that show their index and a draw of their generator; index 3 fails where asked."""
+    """Images that show their index and a draw of their generator; index 3 fails where asked, and so do those
+    of `bad` as damaged files."""
 
-    def __init__(self, n: int, *, damaged: bool = False) -> None:
+    def __init__(self, n: int, *, damaged: bool = False, bad: Sequence[int] = ()) -> None:
         self.n = n
         self.damaged = damaged
+        self.bad = bad
 
     def __len__(self) -> int:
         return self.n
@@ -31,6 +34,8 @@ class ToyDataset:
     def sample(self, index: int, generator: RandomSource | None = None) -> Sample:
         if self.damaged and index == 3:
             raise UserError("image 3.png cannot be decoded")
+        if index in self.bad:
+            raise BadFileError(f"image {index}.png is truncated.")
         image = torch.zeros(3, 2, 2, dtype=torch.uint8)
         image[0] = index
         image[1] = 0 if generator is None else int(generator.integers(0, 255, endpoint=True))
@@ -140,6 +145,65 @@ def test_a_users_error_keeps_its_one_line(num_workers: int) -> None:
     with pytest.raises(UserError) as caught:
         source.next()
     assert str(caught.value) == "image 3.png cannot be decoded"
+
+
+def skipping(bad: Sequence[int], **options: object) -> SampleStream:
+    """A stream over seven files, some of them damaged."""
+    chosen = {"seed": 5, "name": "source", "global_batch": 4, "skip_bad_images": True, **options}
+    return SampleStream(ToyDataset(7, bad=bad), **chosen)
+
+
+def test_a_bad_file_stops_the_stream_unless_it_is_to_be_skipped() -> None:
+    with pytest.raises(UserError, match=r"^image 3.png is truncated.$"):
+        draws(skipping([3], skip_bad_images=False), 2)
+
+
+def test_skipping_changes_only_the_draws_of_bad_files() -> None:
+    whole, source = draws(skipping([]), 14), skipping([3, 5])
+    found = draws(source, 14)
+    for (index, _), (ours, _) in zip(whole, found, strict=True):
+        assert ours not in (3, 5)
+        assert index in (3, 5) or ours == index
+    assert found != whole
+    assert {"image 3.png is truncated.", "image 5.png is truncated."} == set(source.skipped)
+    assert len(source.skipped) >= 2 * 8  # each of them once in every epoch, and where replacements met them
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_ranks_workers_and_resuming_do_not_change_what_replaces_a_bad_file(
+    world_size: int, num_workers: int
+) -> None:
+    whole = skipping([0, 3])
+    expected = draws(whole, 6)
+    options = {"world_size": world_size, "num_workers": num_workers}
+    ranks = [skipping([0, 3], rank=rank, **options) for rank in range(world_size)]
+    found = [pair for _ in range(3) for source in ranks for pair in content(source.next())]
+    for source in ranks:
+        source.seek(12)
+    found += [pair for _ in range(3) for source in ranks for pair in content(source.next())]
+    assert found == expected
+    assert sorted(message for source in ranks for message in source.skipped) == sorted(whole.skipped)
+
+
+def test_replacements_come_from_the_streams_own_order() -> None:
+    source = skipping([0], order=lambda draw: (0, 4, 6)[draw % 3])
+    assert {index for index, _ in draws(source, 20)} == {4, 6}
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_dead_disk_is_not_skipped(num_workers: int) -> None:
+    source = skipping(range(7), num_workers=num_workers)
+    with pytest.raises(UserError, match=rf"truncated. So were {REPLACEMENTS} files .* whether the disk"):
+        source.next()
+
+
+def test_other_errors_are_not_skipped() -> None:
+    source = SampleStream(
+        ToyDataset(4, damaged=True), seed=0, name="source", global_batch=4, skip_bad_images=True
+    )
+    with pytest.raises(UserError, match=r"image 3.png cannot be decoded"):
+        source.next()
 
 
 def test_a_batch_that_does_not_divide_is_refused() -> None:

@@ -1,0 +1,46 @@
+"""Two runs on one folder, and a run folder that is moved."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.forked_runs import Signal, assert_same, run_forked
+from tests.reliability.tiny_runs import command, finished_state, run, write_data
+from utils.folder_lock import FolderLock
+from utils.runs import LOCK_FILE
+
+KILL = Signal("trainers.base:Trainer.run_iteration", call=4)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What all runs read."""
+    return write_data(tmp_path_factory.mktemp("data"))
+
+
+def test_a_second_run_on_a_folder_is_refused(data: Path, tmp_path: Path) -> None:
+    lock = FolderLock(tmp_path / "run" / LOCK_FILE)
+    lock.path.parent.mkdir()
+    lock.acquire()
+    words = command("source", data, tmp_path / "run")
+    assert run_forked("train_source", words, processes=2, errors=tmp_path / "errors") == [2, 2]
+    (error,) = [line for line in (tmp_path / "errors").read_text().splitlines() if line.startswith("error")]
+    assert "is in use by process" in error
+    assert [path.name for path in lock.path.parent.iterdir()] == [LOCK_FILE]
+    lock.release()
+    assert run_forked("train_source", words) == [0]
+
+
+@pytest.mark.parametrize("kind", ["rectified", "ripu", "dida"])
+def test_a_run_folder_that_was_moved_continues(kind: str, data: Path, tmp_path: Path) -> None:
+    script = {"rectified": "train_ft", "ripu": "train_al", "dida": "train_st"}[kind]
+    assert run_forked(script, command(kind, data, tmp_path / "run"), changes=[KILL]) == [-9]
+    elsewhere = tmp_path / "other disk" / "moved"
+    elsewhere.parent.mkdir()
+    shutil.move(tmp_path / "run", elsewhere)
+    assert run(kind, data, elsewhere) == 0
+    assert run(kind, data, tmp_path / "whole") == 0
+    assert_same(finished_state(elsewhere), finished_state(tmp_path / "whole"))

@@ -1,0 +1,129 @@
+"""The states of runs as their folders show them."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from launch import status
+from tests.distributed.launching import REPOSITORY
+from tests.toy_training import run_in
+from utils.errors import RunStopped
+from utils.folder_lock import FolderLock, holder
+from utils.runs import DONE, LOCK_FILE, PREEMPTED, WAITING_FOR_LABELS
+
+
+def write_run(folder: Path, *, log: str = "", last: int = 30, **settings: Any) -> Path:
+    """A folder with log lines of every tenth iteration, two iterations a second, and a snapshot at 20."""
+    folder.mkdir(parents=True)
+    arguments = {"script": "train_ms.py", "num_steps_stop": 100, **settings}
+    start = {"host": "node1", "world_size": 4, "time": "2026-01-01 00:00:00"}
+    (folder / "arguments.json").write_text(json.dumps({"arguments": arguments, "starts": [start, start]}))
+    lines = [{"iteration": i, "time/seconds": 5.0, "loss": 1.0} for i in range(10, last + 1, 10)]
+    lines.insert(1, {"iteration": 10, "val/miou": 41.25})
+    text = "".join(json.dumps(line) + "\n" for line in lines)
+    (folder / "metrics.jsonl").write_text(text + '{"iteration": 40, "ti')  # being written
+    (folder / "log.txt").write_text(log)
+    (folder / "iteration_0000020.pth").touch()
+    (folder / LOCK_FILE).touch()
+    return folder
+
+
+def mark(folder: Path, name: str, text: str) -> None:
+    (folder / name).write_text(json.dumps({"text": text}))
+
+
+def test_a_run_whose_folder_is_locked_is_running(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    lock = FolderLock(folder / LOCK_FILE)
+    lock.acquire()
+    found = status.read_status(folder)
+    lock.release()
+    assert (found.state, found.iteration, found.stop, found.snapshot) == ("running", 30, 100, 20)
+    assert (found.rate, found.left_s, found.miou, found.starts) == (2.0, 35.0, 41.25, 2)
+    assert status.read_status(folder).state == "died"
+
+
+def test_the_lock_of_another_process_is_seen_and_stays(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from utils.folder_lock import FolderLock\n"
+        "FolderLock(Path(sys.argv[1])).acquire(); print('locked', flush=True); sys.stdin.read()"
+    )
+    path = tmp_path / LOCK_FILE
+    with subprocess.Popen(
+        [sys.executable, "-c", program, str(path)],
+        cwd=REPOSITORY,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout.readline() == "locked\n"
+        for _ in range(2):
+            assert holder(path)["pid"] == process.pid
+        process.stdin.close()
+    assert holder(path) is None
+    assert holder(tmp_path / "absent") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "state"), [(DONE, "done"), (PREEMPTED, "preempted"), (WAITING_FOR_LABELS, "waiting")]
+)
+def test_marks_say_how_a_run_ended(tmp_path: Path, name: str, state: str) -> None:
+    folder = write_run(tmp_path / "run")
+    mark(folder, name, "iteration 30, SIGTERM")
+    found = status.read_status(folder)
+    assert (found.state, found.why, found.left_s) == (state, "iteration 30, SIGTERM", None)
+
+
+def test_the_error_that_ended_a_run_is_told(tmp_path: Path) -> None:
+    with pytest.raises(RunStopped), run_in(tmp_path / "run"):
+        raise RunStopped("loss/seg is not finite\nat iteration 7")
+    found = status.read_status(tmp_path / "run")
+    assert found.state == "died"
+    assert found.why == "RunStopped: loss/seg is not finite at iteration 7"
+
+
+def test_an_error_of_an_earlier_start_is_not_told(tmp_path: Path) -> None:
+    log = "t ERROR ended by UserError: old\nt INFO run folder x, 1 process(es) on cpu\nt INFO iter 1/2\n"
+    found = status.read_status(write_run(tmp_path / "run", log=log))
+    assert found.why.startswith("without a word")
+
+
+def test_runs_are_searched_below_a_root_and_damage_is_a_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    done = write_run(tmp_path / "a" / "one")
+    mark(done, DONE, "iteration 100")
+    write_run(tmp_path / "two words")
+    damaged = write_run(tmp_path / "damaged")
+    (damaged / "arguments.json").write_text("[" * 100_000)
+    shutil.copytree(done, done / "queries" / "inside")  # not looked into
+    assert status.main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert "30/100" in lines[1]
+    assert "unreadable" in lines[2]
+    assert status.main(["--json", "--state", "died", "--state", "done", str(tmp_path), str(done)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [entry["state"] for entry in found] == ["done", "died"]
+    assert found[0]["processes"] == 4
+
+
+def test_a_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert status.main([str(tmp_path)]) == 2
+    assert "no run below" in capsys.readouterr().err
+    assert status.main([str(tmp_path / "absent")]) == 2
+    assert "is no folder" in capsys.readouterr().err
+
+
+def test_it_imports_no_torch() -> None:
+    program = "import sys, launch.status; sys.exit('torch' in sys.modules)"
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    assert subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, env=environment).returncode == 0
