@@ -25,7 +25,6 @@ from trainers.teacher import Teacher
 from trainers.watch import FiniteWatch
 from utils import distributed, stopping
 from utils.distributed import World
-from utils.errors import UserError
 from utils.logs import Progress, peak_memory_gib
 from utils.optimizers import set_learning_rate
 from utils.runs import DONE, PREEMPTED, WAITING_FOR_LABELS, Run
@@ -381,56 +380,38 @@ class Trainer:
         """
         if self.run is None:
             return False
-        found = run_state.newest_snapshot(self.run)
-        if found is None:
-            self.run.clear_marks()
-            self.run.resume_at(0)
-            return False
-        path, state = found
-        if state.get("method") != self.method:
-            raise UserError(
-                f"{path} is a snapshot of method {state.get('method')}, this run is {self.method}; "
-                "choose another --snapshot-dir",
-                everywhere=True,
-            )
-        with run_state.explained(path):
-            self.load_state(state)
+        path = run_state.load_newest(self)
         self.run.clear_marks()
         self.run.resume_at(self.iteration)
+        if path is None:
+            return False
         if self.world.is_main:  # killed between the snapshot and its mark?
             self._mark_if_best(path)
         logger.info("continuing from %s (iteration %d)", path, self.iteration)
         return True
 
-    def _leave(self) -> int:
-        signal = stopping.requested() or "a signal on another rank"
-        if self.world.is_main:
-            logger.warning(
-                "stopping after iteration %d: %s; the same command continues", self.iteration, signal
-            )
-            if self.run is not None:
-                self.run.mark(PREEMPTED, f"iteration {self.iteration}, {signal}")
-        distributed.barrier("leaving after a stop signal")
-        return 0
-
     def _end_at_event(self, outcome: WaitForLabels | Interrupted | EndOfRun) -> int:
+        if isinstance(outcome, Interrupted):
+            return self._leave()
         if isinstance(outcome, EndOfRun):
             return self._finish(outcome.text)
-        return self._leave() if isinstance(outcome, Interrupted) else self._wait(outcome)
+        line = f"waiting after iteration {self.iteration}: {outcome.text}; then the same command"
+        return self._end(WAITING_FOR_LABELS, outcome.text, line)
 
-    def _wait(self, outcome: WaitForLabels) -> int:
-        """Ends the run, whose snapshot is written, until people have done what an event asks for."""
-        logger.info("waiting after iteration %d: %s; then the same command", self.iteration, outcome.text)
-        if self.run is not None and self.world.is_main:
-            self.run.mark(WAITING_FOR_LABELS, outcome.text)
-        distributed.barrier("leaving to wait for labels")
-        return 0
+    def _leave(self) -> int:
+        signal = stopping.requested() or "a signal on another rank"
+        line = f"stopping after iteration {self.iteration}: {signal}; the same command continues"
+        return self._end(PREEMPTED, f"iteration {self.iteration}, {signal}", line)
 
     def _finish(self, text: str) -> int:
         score = self.metrics.get(SCORE)
         text = text if score is None else f"{text}, target val mIoU {score:.2f}"
+        return self._end(DONE, text, f"done: {text}")
+
+    def _end(self, mark: str, text: str, line: str) -> int:
+        """Leaves a mark in the run folder and a line in the log; the exit code."""
+        logger.log(logging.WARNING if mark == PREEMPTED else logging.INFO, "%s", line)
         if self.run is not None and self.world.is_main:
-            self.run.mark(DONE, text)
-        logger.info("done: %s", text)
-        distributed.barrier("the end of the run")
+            self.run.mark(mark, text)
+        distributed.barrier(f"the end of the run ({mark})")
         return 0

@@ -126,6 +126,28 @@ def check_alike(what: Mapping[str, str], remedy: str) -> None:
             raise UserError(f"{name} differ on ranks {different} from rank 0's; {remedy}", everywhere=True)
 
 
+def load_newest(trainer: Trainer) -> Path | None:
+    """Takes over the newest good snapshot of the run folder; its path, None in a folder without any.
+
+    Raises:
+        UserError: on every rank: none of the folder's snapshots can be read, it is another method's, or a
+            stream reads other data than it did.
+    """
+    found = newest_snapshot(trainer.run)
+    if found is None:
+        return None
+    path, state = found
+    if state.get("method") != trainer.method:
+        raise UserError(
+            f"{path} is a snapshot of method {state.get('method')}, this run is {trainer.method}; choose "
+            "another --snapshot-dir",
+            everywhere=True,
+        )
+    with explained(path):
+        trainer.load_state(state)
+    return path
+
+
 def newest_snapshot(run: Run) -> tuple[Path, dict[str, Any]] | None:
     """The snapshot that rank 0 chose, on every rank; None in a folder without any.
 
