@@ -348,10 +348,13 @@ def wrap_data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
     buffers = (
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     )  # torch >= 2.13
+    # DDP reorders its buckets after the first backward, and gloo's order of adding three or more numbers depends on
+    # their place in a bucket: a continued run would differ in the last bit. This keeps the first order.
+    keep_buckets = device.type == "cpu" and world_size() > 2
     return DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
-        find_unused_parameters=False,
+        find_unused_parameters=keep_buckets,
         gradient_as_bucket_view=True,
         **{buffers: False},
     )

@@ -234,18 +234,9 @@ starts_so_far() {
 
 # Requeues this job; where that is not allowed submits a new one; where that is not allowed says the command.
 continue_later() {
-    local how=${SEGADAPT_ON_STOP:-requeue} limit=${SEGADAPT_MAX_STARTS:-50} state
-    state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | sed -n 's/.* JobState=\([^ ]*\).*/\1/p')
-    case $state in
-        CANCELLED)
-            say "cancelled: not started again by itself"
-            exit 143
-            ;;
-        PENDING | REQUEUED | CONFIGURING)
-            say "Slurm has requeued the job itself"
-            exit 0
-            ;;
-    esac
+    local how=${SEGADAPT_ON_STOP:-requeue} limit=${SEGADAPT_MAX_STARTS:-50}
+    trap '' USR1 TERM # requeueing ends this job's processes, even the one that asks for it
+    leave_if_not_running
     if (($(starts_so_far) + 1 >= limit)); then
         say "stopped for the $limit. time (SEGADAPT_MAX_STARTS): not started again by itself"
         how=print
@@ -255,6 +246,7 @@ continue_later() {
             say "requeued"
             exit 0
         fi
+        leave_if_not_running
         say "requeueing is not possible here: submitting again"
         how=resubmit
     fi
@@ -264,6 +256,22 @@ continue_later() {
     resubmission_options
     say "to continue: cd ${PWD@Q} && sbatch ${options[*]@Q} ${SEGADAPT_HOME@Q}/launch/slurm/train.sbatch ${submitted[*]@Q}"
     exit 1
+}
+
+# Ends the script where the job is not this script's to start again: cancelled, or requeued already.
+leave_if_not_running() {
+    local state
+    state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | sed -n 's/.* JobState=\([^ ]*\).*/\1/p')
+    case $state in
+        CANCELLED)
+            say "cancelled: not started again by itself"
+            exit 143
+            ;;
+        PENDING | REQUEUED | CONFIGURING)
+            say "Slurm has requeued the job"
+            exit 0
+            ;;
+    esac
 }
 
 # Fills `options` with this job's resources as options of sbatch.

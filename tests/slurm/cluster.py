@@ -9,6 +9,7 @@ import socket
 import subprocess
 import time
 from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -91,7 +92,10 @@ class Cluster:
             (self.folder / f"fakegpu{gpu}").touch()
         files = f"{self.folder}/fakegpu[0-{GPUS_PER_NODE - 1}]"
         (self.folder / "gres.conf").write_text(f"NodeName=n[1-2] Name=gpu File={files}\n")
-        own = {f"--{name}": self.folder / f"munge.{name}" for name in ("socket", "pid-file", "log-file", "seed-file")}
+        own = {
+            f"--{name}": self.folder / f"munge.{name}"
+            for name in ("socket", "pid-file", "log-file", "seed-file")
+        }
         own["--socket"] = self.folder / "munge.sock"
         words = [f"{option}={file}" for option, file in own.items()]
         self._start("munged", ["munged", "--foreground", "--force", f"--key-file={key}", *words])
@@ -122,7 +126,7 @@ class Cluster:
         """Output of a command of a user who is in `submit_folder`."""
         done = subprocess.run(
             words,
-            cwd=self.submit_folder,
+            cwd=self.submit_folder if self.submit_folder.is_dir() else self.folder,
             env={**self.environment(), **variables},
             capture_output=True,
             text=True,
@@ -149,10 +153,14 @@ class Cluster:
 
     def log(self, job: str) -> str:
         """What the job has written."""
-        file = Path(self.command("scontrol", "--oneliner", "show", "job", job).split(" StdOut=")[1].split(" Power=")[0])
+        file = Path(
+            self.command("scontrol", "--oneliner", "show", "job", job)
+            .split(" StdOut=")[1]
+            .split(" Power=")[0]
+        )
         return file.read_text(errors="replace") if file.exists() else ""
 
-    def wait(self, job: str, states: Collection[str] = FINISHED, *, timeout: float = 240) -> str:
+    def wait(self, job: str, states: Collection[str] = FINISHED, *, timeout: float = 600) -> str:
         """Waits until the job is in one of the states; fails, with its log, when it ends otherwise."""
         deadline = time.monotonic() + timeout
         state = ""
@@ -169,7 +177,7 @@ class Cluster:
         """Spares a requeued job Slurm's wait of two minutes."""
         self.command("scontrol", "update", f"JobId={job}", "StartTime=now")
 
-    def requeued(self, job: str, *, timeout: float = 120) -> None:
+    def requeued(self, job: str, *, timeout: float = 300) -> None:
         """Waits until the job is back in the queue, and lets it start at once."""
         wait_for(lambda: self.show(job, "Restarts") not in ("", "0"), f"job {job} to be requeued", timeout)
         self.wait(job, {"PENDING", "RUNNING", "CONFIGURING"}, timeout=timeout)
@@ -191,11 +199,13 @@ class Cluster:
 
     def stop(self) -> None:
         """Ends all jobs, then the daemons."""
-        for job in self.jobs:
-            self.command("scancel", "--quiet", job, check=False)
-            self.command("scancel", "--quiet", "--signal=KILL", "--full", job, check=False)
-        time.sleep(1)
-        for name in (*NODES, "slurmctld", "munged"):
+        self.command("scancel", "--quiet", "--user=root", check=False)
+        with suppress(AssertionError):  # a node that stays busy is killed below
+            wait_for(lambda: not self.command("squeue", "--noheader", check=False), "the jobs to end", 60)
+        for name in NODES:
+            if name in self._daemons:
+                self.kill_node(name)
+        for name in ("slurmctld", "munged"):
             daemon = self._daemons.pop(name, None)
             if daemon is None:
                 continue

@@ -21,7 +21,19 @@ SWITCH = "SEGADAPT_TEST_SLURM"
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the program in a path with spaces, with an environment where users have theirs."""
     folder = tmp_path_factory.mktemp("a user") / "my check out"
-    left_out = (".*", "runs", "demo", "data", "datasets", "tests", "docs", "benchmarks", "build", "__pycache__", "*.log")
+    left_out = (
+        ".*",
+        "runs",
+        "demo",
+        "data",
+        "datasets",
+        "tests",
+        "docs",
+        "benchmarks",
+        "build",
+        "__pycache__",
+        "*.log",
+    )
     shutil.copytree(REPOSITORY, folder, ignore=shutil.ignore_patterns(*left_out))
     activate = folder / ".venv" / "bin" / "activate"
     activate.parent.mkdir(parents=True)
@@ -44,7 +56,9 @@ def cluster(checkout: Path) -> Iterator[Cluster]:
         pytest.skip("tests on a real Slurm: make test-slurm sets it up and runs them")
     if missing := missing_programs():
         pytest.fail(f"not installed: {', '.join(missing)}; make test-slurm installs them on Debian")
-    folder = Path(tempfile.mkdtemp(prefix="slurm"))  # sockets and Slurm's own paths are short and without spaces
+    folder = Path(
+        tempfile.mkdtemp(prefix="slurm")
+    )  # sockets and Slurm's own paths are short and without spaces
     folder.chmod(0o755)
     cluster = Cluster(folder, checkout)
     try:

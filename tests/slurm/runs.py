@@ -8,14 +8,18 @@ from typing import Any
 
 from utils import snapshots
 
-ITERATIONS = 12
+ITERATIONS = 8
 SMALL = (
     "--backbone resnet18_quarter --backbone-weights none --head-channels 8 --bottleneck-channels 8 --droprate 0.5 "
     "--batch-norm sync --train-bn --input-size 128,64 --input-size-target 128,64 --crop-size 64,48 --batch-size 4 "
-    "--num-workers 1 --learning-rate 0.001 --warm-up 4 --num-steps 12 --log-every 1 --save-every 100 --device cpu "
+    "--num-workers 1 --learning-rate 0.001 --warm-up 4 --num-steps 8 --log-every 1 --save-every 100 --device cpu "
     "--no-tensorboard"
 ).split()  # dropout and a loader process, so that there is a state to continue with
-STAGE_ONE = [*SMALL, *"--source gta5 --target cityscapes --lambda-kl-target 0.1 --target-terms-start 3".split()]
+NO_DISCRIMINATORS = "--lambda-adv-target1 0 --lambda-adv-target2 0"  # they take most of the time
+STAGE_ONE = [
+    *SMALL,
+    *f"--source gta5 --target cityscapes --lambda-kl-target 0.1 --target-terms-start 3 {NO_DISCRIMINATORS}".split(),
+]
 SOURCE_ONLY = [*SMALL, *"--source gta5 --target cityscapes --lambda-kl-target 0".split()]
 
 

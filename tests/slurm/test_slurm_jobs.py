@@ -90,7 +90,9 @@ def test_chain_stops_at_a_stage_that_fails(cluster: Cluster, demo_data: Path, tm
     cluster.wait(follower, {"CANCELLED"})
 
 
-def test_archive_is_unpacked_on_each_node_and_removed(cluster: Cluster, demo_data: Path, tmp_path: Path) -> None:
+def test_archive_is_unpacked_on_each_node_and_removed(
+    cluster: Cluster, demo_data: Path, tmp_path: Path
+) -> None:
     archive = tmp_path / "the data.tar.gz"
     with tarfile.open(archive, "w:gz") as tar:
         tar.add(demo_data / "gta5", "gta5")
@@ -107,7 +109,9 @@ def test_archive_is_unpacked_on_each_node_and_removed(cluster: Cluster, demo_dat
     assert list(local.iterdir()) == []
 
 
-def test_container_gets_the_command_and_the_folders(cluster: Cluster, demo_data: Path, tmp_path: Path) -> None:
+def test_container_gets_the_command_and_the_folders(
+    cluster: Cluster, demo_data: Path, tmp_path: Path
+) -> None:
     runtime = tmp_path / "bin" / "apptainer"  # a stand-in: it notes its options and runs the command outside
     runtime.parent.mkdir()
     runtime.write_text(
@@ -119,7 +123,11 @@ def test_container_gets_the_command_and_the_folders(cluster: Cluster, demo_data:
     activate = cluster.submit_folder / ".venv" / "bin" / "activate"
     environment = tmp_path / "environment.sh"
     environment.write_text(activate.read_text() + f'export PATH="{runtime.parent}:$PATH"\n')
-    variables = {"SEGADAPT_CONTAINER": "image.sif", "SEGADAPT_ENV": str(environment), "SEGADAPT_MOUNTS": "/data"}
+    variables = {
+        "SEGADAPT_CONTAINER": "image.sif",
+        "SEGADAPT_ENV": str(environment),
+        "SEGADAPT_MOUNTS": "/data",
+    }
     job = cluster.submit("train_source.py", *words, options=ONE_GPU, **variables)
     cluster.wait(job, {"COMPLETED"})
     options = (tmp_path / "options").read_text().splitlines()
