@@ -348,8 +348,8 @@ def wrap_data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
     buffers = (
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     )  # torch >= 2.13
-    # DDP reorders its buckets after the first backward, and gloo's order of adding three or more numbers depends on
-    # their place in a bucket: a continued run would differ in the last bit. This keeps the first order.
+    # DDP reorders its buckets after the first backward, and gloo's order of adding three or more numbers
+    # depends on their place in a bucket: a continued run would differ in the last bit. This keeps the order.
     keep_buckets = device.type == "cpu" and world_size() > 2
     return DistributedDataParallel(
         module,

@@ -11,7 +11,7 @@ import pytest
 from tests.distributed.launching import run_processes
 from tests.forked_runs import assert_same
 from tests.netns.namespaces import running, two_machines, why_not_allowed
-from tests.slurm.runs import ITERATIONS, SOURCE_ONLY, last_state, logged
+from tests.slurm.runs import DEMO, ITERATIONS, SOURCE_ONLY, last_state, logged
 
 pytestmark = [pytest.mark.netns]
 TIMEOUT_S = 10
@@ -27,7 +27,7 @@ def _allowed() -> None:
 
 def test_cut_off_machine(tmp_path: Path) -> None:
     data, folder, untouched = tmp_path / "data", tmp_path / "run", tmp_path / "untouched"
-    run_processes(1, ["prepare_data.py", "demo", str(data), *"--size 128,64 --train 6 --val 4".split()])
+    run_processes(1, ["prepare_data.py", "demo", str(data), *DEMO])
     words = ["train_source.py", *SOURCE_ONLY, "--data-root", str(data), "--save-every", "2"]
     run_processes(4, [*words, "--snapshot-dir", str(untouched)], timeout=200)
     words += ["--snapshot-dir", str(folder), "--timeout-seconds", str(TIMEOUT_S)]

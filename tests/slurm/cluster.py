@@ -52,7 +52,10 @@ SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=5
 {nodes}
 PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
 """
-_NODE = "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} CPUs=16 RealMemory=4000 Gres=gpu:{gpus}"
+_NODE = (
+    "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
+    "CPUs=16 RealMemory=4000 Gres=gpu:{gpus}"
+)
 
 
 def missing_programs() -> list[str]:
@@ -187,7 +190,8 @@ class Cluster:
     def kill_node(self, name: str) -> None:
         """What a power cut does to a node: its slurmd and everything below it are gone at once."""
         daemon = self._daemons.pop(name)
-        members = [pid for pid in _processes() if f"SLURMD_NODENAME={name}" in _variables(pid)]
+        here = {f"SLURMD_NODENAME={name}", f"SLURM_CONF={self.folder / 'slurm.conf'}"}
+        members = [pid for pid in _processes() if here <= set(_variables(pid))]
         keepers = {_parent(pid) for pid in members} - set(members) - {os.getpid(), 1}
         keepers = {pid for pid in keepers if "slurmstepd" in _command(pid)}
         for pid in (daemon.pid, *keepers, *members):

@@ -13,6 +13,7 @@ import pytest
 
 from tests.distributed.launching import REPOSITORY, run_processes
 from tests.slurm.cluster import Cluster, missing_programs
+from tests.slurm.runs import DEMO
 
 SWITCH = "SEGADAPT_TEST_SLURM"
 
@@ -45,7 +46,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_data(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo city."""
     folder = tmp_path_factory.mktemp("demo city") / "data"
-    run_processes(1, ["prepare_data.py", "demo", str(folder), *"--size 128,64 --train 6 --val 4".split()])
+    run_processes(1, ["prepare_data.py", "demo", str(folder), *DEMO])
     return folder
 
 

@@ -9,18 +9,26 @@ from typing import Any
 from utils import snapshots
 
 ITERATIONS = 8
-SMALL = (
-    "--backbone resnet18_quarter --backbone-weights none --head-channels 8 --bottleneck-channels 8 --droprate 0.5 "
-    "--batch-norm sync --train-bn --input-size 128,64 --input-size-target 128,64 --crop-size 64,48 --batch-size 4 "
-    "--num-workers 1 --learning-rate 0.001 --warm-up 4 --num-steps 8 --log-every 1 --save-every 100 --device cpu "
-    "--no-tensorboard"
-).split()  # dropout and a loader process, so that there is a state to continue with
-NO_DISCRIMINATORS = "--lambda-adv-target1 0 --lambda-adv-target2 0"  # they take most of the time
-STAGE_ONE = [
-    *SMALL,
-    *f"--source gta5 --target cityscapes --lambda-kl-target 0.1 --target-terms-start 3 {NO_DISCRIMINATORS}".split(),
-]
-SOURCE_ONLY = [*SMALL, *"--source gta5 --target cityscapes --lambda-kl-target 0".split()]
+_DATA = "--source gta5 --target cityscapes"
+_SMALL = (
+    "--backbone resnet18_quarter --backbone-weights none --head-channels 8 --bottleneck-channels 8 "
+    "--droprate 0.5 --batch-norm sync --train-bn --input-size 128,64 --input-size-target 128,64 "
+    "--crop-size 64,48 --batch-size 4 --num-workers 1 --learning-rate 0.001 --warm-up 4 "
+    f"--num-steps {ITERATIONS} --log-every 1 --save-every 100 --device cpu --no-tensorboard"
+)  # dropout and a loader process, so that there is a state to continue with
+_TARGET_TERMS = (
+    "--lambda-kl-target 0.1 --target-terms-start 3 "
+    "--lambda-adv-target1 0 --lambda-adv-target2 0"  # discriminators take most of the time
+)
+_DEMO = "--size 128,64 --train 6 --val 4"
+_PEOPLE = (
+    "--method ripu --oracle people --setting pixel --budget 4px --select-iterations 1,2 --crop-size none"
+)
+SMALL = _SMALL.split()
+STAGE_ONE = [*SMALL, *_DATA.split(), *_TARGET_TERMS.split()]
+SOURCE_ONLY = [*SMALL, *_DATA.split()]
+WITH_PEOPLE = [*SMALL, *_DATA.split(), *_PEOPLE.split()]
+DEMO = _DEMO.split()
 
 
 def logged(folder: Path) -> list[int]:

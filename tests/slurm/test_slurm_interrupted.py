@@ -1,5 +1,5 @@
-"""Jobs on two nodes that are stopped, requeued, submitted again, or lose a node: they end with the weights of a
-run that nobody touched."""
+"""Jobs on two nodes that are stopped, requeued, submitted again, or lose a node: they end with the weights of
+a run that nobody touched."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.slurm.cluster import Cluster, wait_for
-from tests.slurm.runs import SOURCE_ONLY, logged, starts
+from tests.slurm.runs import SMALL, SOURCE_ONLY, WITH_PEOPLE, logged, starts
 
 pytestmark = [pytest.mark.slurm]
 ONE_GPU = ("--gpus-per-node=1",)
@@ -51,7 +51,7 @@ def test_without_gpus_one_process_runs_on_the_cpus(cluster: Cluster, demo_data: 
 def test_chain_of_the_whole_pipeline(cluster: Cluster, demo_data: Path, tmp_path: Path) -> None:
     recipes = tmp_path / "recipes"
     recipes.mkdir()
-    small = " ".join(SOURCE_ONLY[: SOURCE_ONLY.index("--num-steps")])
+    small = " ".join(SMALL[: SMALL.index("--num-steps")])
     common = f"{small} --num-steps 3 --log-every 1 --no-tensorboard --target cityscapes\n"
     (recipes / "toy_mrnet.args").write_text(common + "--source gta5 --lambda-kl-target 0.1\n")
     (recipes / "toy_rectified.args").write_text(
@@ -137,10 +137,8 @@ def test_container_gets_the_command_and_the_folders(
 
 
 def test_run_that_waits_for_people_is_not_requeued(cluster: Cluster, demo_data: Path, tmp_path: Path) -> None:
-    small = SOURCE_ONLY[: SOURCE_ONLY.index("--lambda-kl-target")]
     place = ["--data-root", str(demo_data), "--snapshot-dir", str(tmp_path / "run")]
-    people = "--method ripu --oracle people --setting pixel --budget 4px --select-iterations 1,2 --crop-size none".split()
-    job = cluster.submit("train_al.py", *small, *people, *place, options=ONE_GPU)
+    job = cluster.submit("train_al.py", *WITH_PEOPLE, *place, options=ONE_GPU)
     cluster.wait(job, {"COMPLETED"})
     assert (tmp_path / "run" / "WAITING_FOR_LABELS").exists()
     assert cluster.show(job, "Restarts") == "0"

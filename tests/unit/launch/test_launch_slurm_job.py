@@ -30,7 +30,7 @@ scontrol() {
         update*) echo "UPDATE $2 $3";;
     esac
 }
-sbatch() { [[ -z ${SBATCH_FAILS-} ]] || return 1; echo "SBATCH $*" >&2; env | grep ^SEGADAPT_EARLIER >&2; echo 52; }
+sbatch() { echo "SBATCH $*" >&2; env | grep ^SEGADAPT_EARLIER >&2; echo 52; }
 """
 
 
@@ -46,7 +46,8 @@ def job(code: str, folder: Path, **variables: str) -> subprocess.CompletedProces
 def words_of(folder: Path, *words: str, **variables: str) -> list[str]:
     """The words that a command becomes."""
     quoted = " ".join(f"'{word}'" for word in words)
-    code = f'submitted=({quoted}); words=({quoted}); fill_in_seed; find_run_folder; printf "%s\\n" "${{words[@]}}"'
+    prepare = f"submitted=({quoted}); words=({quoted}); fill_in_seed; find_run_folder"
+    code = f'{prepare}; printf "%s\\n" "${{words[@]}}"'
     done = job(code, folder, **variables)
     assert done.returncode == 0, done.stderr
     return done.stdout.splitlines()
@@ -81,7 +82,7 @@ def test_shellcheck_finds_nothing(script: Path) -> None:
     ],
 )
 def test_default_run_folder_is_the_programs(words: list[str]) -> None:
-    words = [*words, *"--source gta5 --target cityscapes --backbone-weights none".split()]
+    words = [*words, *["--source", "gta5", "--target", "cityscapes", "--backbone-weights", "none"]]
     folder = words_of(REPOSITORY, "train_source.py", *words)[-1]
     assert folder == str(train_source.parse_args(words).snapshot_dir)
 
