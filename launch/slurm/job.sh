@@ -10,6 +10,7 @@ run_job() {
     submitted=("$@")
     words=("$@")
     stopped_by=""
+    signals=0
     check_words
     fill_in_seed
     find_run_folder
@@ -68,19 +69,17 @@ is_training() {
 
 # In a job array every task is a run with its own seed and folder: {seed} in the words is its number.
 fill_in_seed() {
-    local seed=${SLURM_ARRAY_TASK_ID:-} folder placed=0
-    [[ -n $seed ]] || return 0
-    [[ "${words[*]}" == *"{seed}"* ]] && placed=1
-    words=("${words[@]//"{seed}"/$seed}")
-    is_training || return 0
-    if ! option_value --seed >/dev/null; then
-        words+=(--seed "$seed")
-    elif ((!placed)); then
-        refuse "a job array runs one seed per task: leave out --seed, or write --seed {seed}"
+    local number=${SLURM_ARRAY_TASK_ID:-} seed folder
+    [[ -n $number ]] || return 0
+    if is_training; then
+        seed=$(option_value --seed) || words+=(--seed "{seed}")
+        [[ $seed == "" || $seed == *"{seed}"* ]] ||
+            refuse "a job array runs one seed per task: leave out --seed, or write --seed {seed}"
+        if folder=$(option_value --snapshot-dir) && [[ $folder != *"{seed}"* ]]; then
+            words+=(--snapshot-dir "$folder-seed{seed}")
+        fi
     fi
-    if folder=$(option_value --snapshot-dir) && [[ "${submitted[*]}" != *"--snapshot-dir"*"{seed}"* ]]; then
-        words+=(--snapshot-dir "$folder-seed$seed")
-    fi
+    words=("${words[@]//"{seed}"/$number}")
 }
 
 # The folder whose marks decide what comes next. It is passed on explicitly, so that both sides mean the same one.
@@ -105,12 +104,11 @@ find_run_folder() {
 # --- the step ---
 
 prepare_launch() {
-    SEGADAPT_HEAD=${SEGADAPT_HEAD:-$(head_address)}
-    SEGADAPT_PORT=${SEGADAPT_PORT:-$((10000 + SLURM_JOB_ID % 20000))} # below the ports that Linux gives out itself
-    export SEGADAPT_HEAD SEGADAPT_PORT SEGADAPT_RUN_DIR=$run_dir
-    export SEGADAPT_PROCESSES=${SEGADAPT_PROCESSES:-}
+    MASTER_ADDR=${SEGADAPT_HEAD:-$(head_address)}
+    MASTER_PORT=${SEGADAPT_PORT:-$((10000 + SLURM_JOB_ID % 20000))} # below the ports that Linux gives out itself
+    export MASTER_ADDR MASTER_PORT SEGADAPT_RUN_DIR=$run_dir
     # As long as torchrun waits for its processes to save; the batch script hears of the end 300 s before it.
-    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-240}
+    export TORCH_ELASTIC_SHUTDOWN_TIMEOUT=${TORCH_ELASTIC_SHUTDOWN_TIMEOUT:-120}
     export PYTHONFAULTHANDLER=${PYTHONFAULTHANDLER:-1}
     export PYTORCH_ALLOC_CONF=${PYTORCH_ALLOC_CONF:-expandable_segments:True}
     export NCCL_DEBUG=${NCCL_DEBUG:-WARN}
@@ -161,12 +159,13 @@ run_step() {
         status=143
         return
     fi
-    say "${SLURM_JOB_NUM_NODES} node(s) $SLURM_JOB_NODELIST, rendezvous $SEGADAPT_HEAD:$SEGADAPT_PORT," \
+    say "${SLURM_JOB_NUM_NODES} node(s) $SLURM_JOB_NODELIST, rendezvous $MASTER_ADDR:$MASTER_PORT," \
         "start $(($(starts_so_far) + 1)): ${words[*]@Q}"
     "${step[@]}" "${container_step[@]}" bash "$SEGADAPT_HOME/launch/slurm/node.sh" "${words[@]}" &
     pid=$!
-    wait "$pid" || status=$?
-    while kill -0 "$pid" 2>/dev/null; do # a trapped signal ends `wait` early
+    local signals_before=-1
+    while ((signals != signals_before)); do # a trapped signal ends `wait` early
+        signals_before=$signals
         status=0
         wait "$pid" || status=$?
     done
@@ -175,6 +174,7 @@ run_step() {
 # Slurm told this script that the end is near: the step is to save and leave. TERM, because every torchrun passes
 # that on to its processes, and dies from USR1 without them.
 pass_stop_on() {
+    signals=$((signals + 1))
     [[ -z $stopped_by ]] || return 0
     stopped_by=$1
     say "SIG$1: telling the run to save and leave"
@@ -301,7 +301,6 @@ resubmit() {
     new=$(
         SEGADAPT_EARLIER_STARTS=$(($(starts_so_far) + 1))
         export SEGADAPT_EARLIER_STARTS
-        unset SEGADAPT_HEAD SEGADAPT_PORT
         forget_this_job
         sbatch --parsable "${options[@]}" "$SEGADAPT_HOME/launch/slurm/train.sbatch" "${submitted[@]}"
     ) || return 1

@@ -83,7 +83,7 @@ fi
 
 launcher=(python -m torch.distributed.run) # not `torchrun`: its first line names python, without spaces
 launcher+=(--nnodes "$SLURM_JOB_NUM_NODES" --node-rank "$SLURM_NODEID" --nproc-per-node "$processes")
-launcher+=(--master-addr "$SEGADAPT_HEAD" --master-port "$SEGADAPT_PORT")
+launcher+=(--master-addr "$MASTER_ADDR" --master-port "$MASTER_PORT")
 launcher+=(--max-restarts "${SEGADAPT_MAX_RESTARTS:-0}")
 if [[ -n ${SEGADAPT_RANK_LOGS:-} ]]; then
     logs=${SEGADAPT_RUN_DIR:-$PWD}/rank_logs/$SLURM_JOB_ID-start${SLURM_RESTART_COUNT:-0}/node$SLURM_NODEID

@@ -46,8 +46,8 @@ AccountingStorageType=accounting_storage/none
 MpiDefault=none
 GresTypes=gpu
 ReturnToService=2
-SlurmdTimeout=10
-KillWait=20
+SlurmdTimeout=30
+KillWait=60
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=5
 {nodes}
 PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.batch_runs import DEMO
 from tests.distributed.launching import REPOSITORY, run_processes
 from tests.slurm.cluster import Cluster, missing_programs
-from tests.slurm.runs import DEMO
 
 SWITCH = "SEGADAPT_TEST_SLURM"
 

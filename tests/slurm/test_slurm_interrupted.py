@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.batch_runs import ITERATIONS, STAGE_ONE, last_state, logged, starts
 from tests.distributed.launching import run_processes
 from tests.forked_runs import assert_same
 from tests.slurm.cluster import Cluster, wait_for
-from tests.slurm.runs import ITERATIONS, STAGE_ONE, last_state, logged, starts
 
 pytestmark = [pytest.mark.slurm]
 TWO_NODES = ("--nodes=2", "--gpus-per-node=2")
@@ -20,7 +20,7 @@ TWO_NODES = ("--nodes=2", "--gpus-per-node=2")
 def untouched(cluster: Cluster, demo_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The same training as four processes under torchrun, without Slurm."""
     folder = tmp_path_factory.mktemp("untouched") / "run"
-    run_processes(4, ["train_ms.py", *stage_one(demo_data, folder)], timeout=300)
+    run_processes(4, ["train_ms.py", *stage_one(demo_data, folder)], timeout=900)
     return folder
 
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.batch_runs import SMALL, SOURCE_ONLY, WITH_PEOPLE, logged, starts
 from tests.slurm.cluster import Cluster, wait_for
-from tests.slurm.runs import SMALL, SOURCE_ONLY, WITH_PEOPLE, logged, starts
 
 pytestmark = [pytest.mark.slurm]
 ONE_GPU = ("--gpus-per-node=1",)

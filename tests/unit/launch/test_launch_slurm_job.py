@@ -96,9 +96,11 @@ def test_array_gives_each_task_a_seed_and_a_folder(tmp_path: Path) -> None:
     task = {"SLURM_ARRAY_TASK_ID": "7"}
     named = words_of(tmp_path, "train_ms.py", "--snapshot-dir", "runs/x", **task)
     assert named[-4:] == ["--seed", "7", "--snapshot-dir", "runs/x-seed7"]
-    placed = ["train_ft.py", "--restore-from", "runs/a-seed{seed}", "--snapshot-dir", "runs/{seed}"]
-    filled = ["train_ft.py", "--restore-from", "runs/a-seed7", "--snapshot-dir", "runs/7", "--seed", "7"]
+    placed = ["train_ft.py", "--snapshot-dir", "runs/{seed}", "--restore-from", "runs/a-seed{seed}"]
+    filled = ["train_ft.py", "--snapshot-dir", "runs/7", "--restore-from", "runs/a-seed7", "--seed", "7"]
     assert words_of(tmp_path, *placed, **task) == filled
+    shared = words_of(tmp_path, "train_ft.py", "--snapshot-dir", "x", "--restore-from", "a{seed}", **task)
+    assert shared[-2:] == ["--snapshot-dir", "x-seed7"]
     assert words_of(tmp_path, "train_ms.py", **task)[-2:] == ["--snapshot-dir", "runs/train_ms-seed7"]
     assert words_of(tmp_path, "evaluate.py", "runs/x-seed{seed}", **task) == ["evaluate.py", "runs/x-seed7"]
 

@@ -1,4 +1,4 @@
-"""Tiny trainings on the demo city for the batch queue, and what their folders hold."""
+"""Tiny trainings on the demo city as batch jobs start them, and what their folders hold."""
 
 from __future__ import annotations
 
