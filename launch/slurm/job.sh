@@ -180,6 +180,9 @@ pass_stop_on() {
     say "SIG$1: telling the run to save and leave"
     local attempt
     for attempt in {1..20}; do
+        case $(job_field JobState) in
+            COMPLETING | CANCELLED) return 0 ;; # Slurm has told the processes itself
+        esac
         # without --batch this reaches the processes of the steps, not this script
         if squeue --noheader --steps --jobs "$SLURM_JOB_ID" --format %i 2>/dev/null | grep -q '\.[0-9]*$'; then
             scancel --signal=TERM "$SLURM_JOB_ID" && return 0
@@ -258,20 +261,29 @@ continue_later() {
     exit 1
 }
 
-# Ends the script where the job is not this script's to start again: cancelled, or requeued already.
+# Ends the script where the job is not this script's to start again: requeued already, or ended by Slurm for another
+# reason than its time limit. Slurm calls cancelled jobs COMPLETING as long as this script runs.
 leave_if_not_running() {
     local state
-    state=$(scontrol --oneliner show job "$SLURM_JOB_ID" | sed -n 's/.* JobState=\([^ ]*\).*/\1/p')
+    state=$(job_field JobState)
     case $state in
-        CANCELLED)
-            say "cancelled: not started again by itself"
-            exit 143
-            ;;
+        RUNNING | SUSPENDED | STOPPED | "") ;;
         PENDING | REQUEUED | CONFIGURING)
             say "Slurm has requeued the job"
             exit 0
             ;;
+        *)
+            if [[ $(job_field Reason) != TimeLimit ]]; then
+                say "cancelled (the job is $state): not started again by itself"
+                exit 143
+            fi
+            ;;
     esac
+}
+
+# A field of `scontrol show job` about this job.
+job_field() {
+    scontrol --oneliner show job "$SLURM_JOB_ID" 2>/dev/null | sed -n "s/.* $1=\([^ ]*\).*/\1/p"
 }
 
 # Fills `options` with this job's resources as options of sbatch.

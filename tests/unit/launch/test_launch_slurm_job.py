@@ -25,7 +25,7 @@ STAND_INS = """
 squeue() { case $* in *%l*) echo 1:00:00;; *%f*) echo "(null)";; *) printf '%s' "${QUEUE-}";; esac; }
 scontrol() {
     case $* in
-        *"show job"*) echo "JobId=41 JobState=${STATE-RUNNING} Reason=None";;
+        *"show job"*) echo "JobId=41 JobState=${STATE-RUNNING} Reason=${REASON-None} Dependency=";;
         requeue*) echo "REQUEUE $2"; STATE=${STATE_AFTER-RUNNING}; return "${REQUEUE_FAILS-0}";;
         update*) echo "UPDATE $2 $3";;
     esac
@@ -146,11 +146,18 @@ def test_stop_during_start_up_is_requeued(tmp_path: Path) -> None:
     assert "REQUEUE 41" in text
 
 
-@pytest.mark.parametrize(("state", "code"), [("CANCELLED", 143), ("PENDING", 0)])
+@pytest.mark.parametrize(("state", "code"), [("COMPLETING", 143), ("PENDING", 0)])
 def test_cancelled_and_already_requeued_jobs_are_left_alone(state: str, code: int, tmp_path: Path) -> None:
     (tmp_path / "PREEMPTED").write_text("new")
     assert end(tmp_path, status=1, stopped_by="TERM", STATE=state)[0] == code
     assert "REQUEUE" not in end(tmp_path, status=1, stopped_by="TERM", STATE=state)[1]
+
+
+def test_job_over_its_time_limit_is_requeued(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    code, text = end(tmp_path, status=1, stopped_by="USR1", STATE="COMPLETING", REASON="TimeLimit")
+    assert code == 0
+    assert "REQUEUE 41" in text
 
 
 def test_requeueing_that_ends_its_own_messenger_is_not_doubled(tmp_path: Path) -> None:
