@@ -60,7 +60,7 @@ def why_not_allowed() -> str | None:
         return f"ip netns add: {made.stderr.strip()}"
     inside = ["unshare", "--mount", "--ipc", "--uts", "bash", "-c", _SETUP, "try", "true"]
     tried = subprocess.run(["ip", "netns", "exec", name, *inside], capture_output=True, text=True)
-    wire = ["ip", "-n", name, "link", "add", "a", "type", "veth", "peer", "name", "b"]
+    wire = ["ip", "-n", name, "link", "add", "name", "one", "type", "veth", "peer", "name", "two"]
     wired = subprocess.run(wire, capture_output=True, text=True)
     _ip("netns", "delete", name)
     for done in (tried, wired):
@@ -78,7 +78,7 @@ def two_machines() -> Iterator[tuple[Machine, Machine]]:
         for machine in machines:
             _ip("netns", "add", machine.namespace)
         other_end = ["peer", "name", INTERFACE, "netns", second.namespace]
-        _ip("-n", first.namespace, "link", "add", INTERFACE, "type", "veth", *other_end)
+        _ip("-n", first.namespace, "link", "add", "name", INTERFACE, "type", "veth", *other_end)
         for machine, address in zip(machines, ADDRESSES, strict=True):
             _ip("-n", machine.namespace, "address", "add", f"{address}/24", "dev", INTERFACE)
             _ip("-n", machine.namespace, "link", "set", "lo", "up")

@@ -14,8 +14,8 @@ from tests.forked_runs import assert_same
 from tests.netns.namespaces import running, two_machines, why_not_allowed
 
 pytestmark = [pytest.mark.netns]
-TIMEOUT_S = 20
-STOPPED_AFTER_S = 150  # the time-out, the roll call, and torchrun's wait for its processes
+TIMEOUT_S = 60
+STOPPED_AFTER_S = 240  # the time-out, the roll call, and torchrun's wait for its processes
 
 
 @pytest.fixture(scope="module", autouse=True)

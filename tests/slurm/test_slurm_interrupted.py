@@ -3,6 +3,7 @@ a run that nobody touched."""
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -109,6 +110,9 @@ def test_job_that_loses_a_node_starts_again_when_the_node_is_back(
     finally:
         cluster.start_node("n2")
     wait_for(lambda: cluster.node_states() == ["idle", "idle"], "the node to come back", 120)
+    time.sleep(
+        10
+    )  # Slurm gives a requeued job two minutes; without any, it may take the lost step for a live one
     cluster.start_now(job)
     cluster.wait(job, {"COMPLETED"})
     assert_same(last_state(folder), last_state(untouched))
