@@ -110,7 +110,7 @@ def _open_group(launch: Launch, device: torch.device, timeout_s: float) -> None:
         )
     except (RuntimeError, dist.DistError) as error:
         raise RunStopped(
-            f"{socket.gethostname()} could not connect to the other processes within {timeout_s:g} s: {error}; "
+            f"{socket.gethostname()} could not reach the other processes within {timeout_s:g} s: {error}; "
             f"are all {launch.size} started? Where machines have several networks, name the one to use in "
             "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
         ) from error
