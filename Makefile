@@ -12,7 +12,7 @@ PY := $(VENV)/bin/python
 SETUP := $(VENV)/.installed
 endif
 
-.PHONY: help install demo demo-quick test test-long lint format bench clean
+.PHONY: help install demo demo-quick test test-long test-slurm test-netns lint format bench clean
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 16
 
@@ -32,6 +32,13 @@ test: $(SETUP) lint                     ## everything but the tests marked slow 
 
 test-long: $(SETUP) lint                ## all tests: with 20 kills per trainer, 10 000 damaged files, ...
 	$(PY) -m pytest -n 2 --dist loadfile -q --durations 15
+
+test-slurm: $(SETUP)                    ## batch scripts on a real Slurm of two virtual nodes (root on Debian; about 10 minutes)
+	bash tests/slurm/install.sh
+	SEGADAPT_TEST_SLURM=1 $(PY) -m pytest -m slurm -q --durations 0 tests/slurm
+
+test-netns: $(SETUP)                    ## two nodes in network namespaces, one is cut off (root; about 3 minutes)
+	$(PY) -m pytest -m netns -q -rs tests/netns
 
 lint: $(SETUP)                          ## ruff: format and lint
 	$(PY) -m ruff format --check .

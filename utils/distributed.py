@@ -7,6 +7,7 @@ every rank in the same order. CPU tensors and Python objects travel over gloo, C
 from __future__ import annotations
 
 import inspect
+import socket
 import threading
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.devices import Launch, choose_device, read_launch
-from utils.errors import UserError, alike_everywhere
+from utils.errors import RunStopped, UserError, alike_everywhere
 from utils.roll_call import RollCall, StalledRankError, looks_like_lost_peers
 
 T = TypeVar("T")
@@ -100,13 +101,20 @@ def _open_group(launch: Launch, device: torch.device, timeout_s: float) -> None:
     timeout = timedelta(seconds=timeout_s)
     store, _, _ = next(iter(dist.rendezvous("env://", launch.rank, launch.size, timeout=timeout)))
     backend = "nccl" if device.type == "cuda" else "gloo"
-    dist.init_process_group(
-        backend,
-        store=store,
-        rank=launch.rank,
-        world_size=launch.size,
-        timeout=group_timeout(backend, timeout_s),
-    )
+    try:
+        dist.init_process_group(
+            backend,
+            store=store,
+            rank=launch.rank,
+            world_size=launch.size,
+            timeout=group_timeout(backend, timeout_s),
+        )
+    except (RuntimeError, dist.DistError) as error:
+        raise RunStopped(
+            f"{socket.gethostname()} could not reach the other processes within {timeout_s:g} s: {error}; "
+            f"are all {launch.size} started? Where machines have several networks, name the one to use in "
+            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+        ) from error
     control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     roll_call = RollCall(dist.PrefixStore("roll_call", store), launch.rank, launch.size)
     _session = _Session(control, roll_call, timeout_s)
@@ -361,10 +369,13 @@ def wrap_data_parallel(module: nn.Module, device: torch.device) -> nn.Module:
     buffers = (
         "forward_sync_buffers" if "forward_sync_buffers" in known else "broadcast_buffers"
     )  # torch >= 2.13
+    # DDP reorders its buckets after the first backward, and gloo's order of adding three or more numbers
+    # depends on their place in a bucket: a continued run would differ in the last bit. This keeps the order.
+    keep_buckets = device.type == "cpu" and world_size() > 2
     return DistributedDataParallel(
         module,
         device_ids=[device] if device.type == "cuda" else None,
-        find_unused_parameters=False,
+        find_unused_parameters=keep_buckets,
         gradient_as_bucket_view=True,
         **{buffers: False},
     )

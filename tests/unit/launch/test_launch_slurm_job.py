@@ -1,0 +1,217 @@
+"""The decisions of launch/slurm/job.sh, with stand-ins for Slurm's commands: what the words become, and what
+happens after the step."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import train_source
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+SCRIPTS = sorted((REPOSITORY / "launch" / "slurm").iterdir())
+BASE = {
+    "SEGADAPT_HOME": str(REPOSITORY),
+    "SLURM_JOB_ID": "41",
+    "SLURM_JOB_NAME": "a job",
+    "SLURM_JOB_NUM_NODES": "2",
+    "SLURM_JOB_NODELIST": "n[1-2]",
+    "SLURM_JOB_PARTITION": "main",
+}
+STAND_INS = """
+squeue() { case $* in *%l*) echo 1:00:00;; *%f*) echo "(null)";; *) printf '%s' "${QUEUE-}";; esac; }
+scontrol() {
+    case $* in
+        *"show job"*) echo "JobId=41 JobState=${STATE-RUNNING} Reason=${REASON-None} Dependency=";;
+        requeue*) echo "REQUEUE $2"; STATE=${STATE_AFTER-RUNNING}; return "${REQUEUE_FAILS-0}";;
+        update*) echo "UPDATE $2 $3";;
+    esac
+}
+sbatch() { echo "SBATCH $*" >&2; env | grep ^SEGADAPT_EARLIER >&2; echo 52; }
+"""
+
+
+def job(code: str, folder: Path, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs lines of bash in `folder` after job.sh has been read."""
+    script = f'source "{REPOSITORY}/launch/slurm/job.sh"\n{STAND_INS}\n{code}'
+    environment = {"PATH": "/usr/bin:/bin:/usr/sbin:/sbin", **BASE, **variables}
+    return subprocess.run(
+        ["bash", "-c", script], cwd=folder, env=environment, capture_output=True, text=True, timeout=60
+    )
+
+
+def words_of(folder: Path, *words: str, **variables: str) -> list[str]:
+    """The words that a command becomes."""
+    quoted = " ".join(f"'{word}'" for word in words)
+    prepare = f"submitted=({quoted}); words=({quoted}); fill_in_seed; find_run_folder"
+    code = f'{prepare}; printf "%s\\n" "${{words[@]}}"'
+    done = job(code, folder, **variables)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def end(
+    folder: Path, *, status: int, stopped_by: str = "", before: str = "", **variables: str
+) -> tuple[int, str]:
+    """Exit code and messages of the end of a job whose run folder is `folder`."""
+    code = (
+        f"submitted=(train_ms.py 'a b'); words=(train_ms.py); run_dir='{folder}'; status={status}; "
+        f"stopped_by='{stopped_by}'; preempted_before='{before}'; waiting_before=''; end_job"
+    )
+    done = job(code, folder, **variables)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.skipif(shutil.which("shellcheck") is None, reason="shellcheck is not installed")
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_shellcheck_finds_nothing(script: Path) -> None:
+    done = subprocess.run(["shellcheck", "-x", str(script)], cwd=REPOSITORY, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        [],
+        ["--seed", "3"],
+        ["@launch/recipes/demo_source_only.args", "--seed=4"],
+        ["--random-seed", "5", "@launch/recipes/demo_source_only.args", "@launch/recipes/demo_quick.args"],
+    ],
+)
+def test_default_run_folder_is_the_programs(words: list[str]) -> None:
+    words = [*words, *["--source", "gta5", "--target", "cityscapes", "--backbone-weights", "none"]]
+    folder = words_of(REPOSITORY, "train_source.py", *words)[-1]
+    assert folder == str(train_source.parse_args(words).snapshot_dir)
+
+
+@pytest.mark.parametrize("words", [["--snapshot-dir", "a b"], ["--snapshot_dir=a b"]])
+def test_run_folder_of_the_command_is_kept(words: list[str], tmp_path: Path) -> None:
+    assert words_of(tmp_path, "train_ms.py", *words) == ["train_ms.py", *words]
+
+
+def test_array_gives_each_task_a_seed_and_a_folder(tmp_path: Path) -> None:
+    task = {"SLURM_ARRAY_TASK_ID": "7"}
+    named = words_of(tmp_path, "train_ms.py", "--snapshot-dir", "runs/x", **task)
+    assert named[-4:] == ["--seed", "7", "--snapshot-dir", "runs/x-seed7"]
+    placed = ["train_ft.py", "--snapshot-dir", "runs/{seed}", "--restore-from", "runs/a-seed{seed}"]
+    filled = ["train_ft.py", "--snapshot-dir", "runs/7", "--restore-from", "runs/a-seed7", "--seed", "7"]
+    assert words_of(tmp_path, *placed, **task) == filled
+    shared = words_of(tmp_path, "train_ft.py", "--snapshot-dir", "x", "--restore-from", "a{seed}", **task)
+    assert shared[-2:] == ["--snapshot-dir", "x-seed7"]
+    assert words_of(tmp_path, "train_ms.py", **task)[-2:] == ["--snapshot-dir", "runs/train_ms-seed7"]
+    assert words_of(tmp_path, "evaluate.py", "runs/x-seed{seed}", **task) == ["evaluate.py", "runs/x-seed7"]
+
+
+def test_array_with_one_fixed_seed_is_refused(tmp_path: Path) -> None:
+    code = "submitted=(train_ms.py --seed 1); words=(train_ms.py --seed 1); fill_in_seed"
+    done = job(code, tmp_path, SLURM_ARRAY_TASK_ID="7")
+    assert done.returncode == 2
+    assert "--seed {seed}" in done.stderr
+
+
+def test_failed_run_is_not_started_again(tmp_path: Path) -> None:
+    code, text = end(tmp_path, status=2)
+    assert code == 2
+    assert "REQUEUE" not in text
+
+
+def test_finished_and_waiting_runs_are_not_started_again(tmp_path: Path) -> None:
+    for name in ("DONE", "WAITING_FOR_LABELS"):
+        (tmp_path / name).write_text("{}")
+        code, text = end(tmp_path, status=0)
+        assert (code, "REQUEUE" in text) == (0, False)
+        (tmp_path / name).unlink()
+
+
+def test_saved_run_is_requeued_whatever_torchrun_returned(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    code, text = end(tmp_path, status=1, before="old")
+    assert code == 0
+    assert "REQUEUE 41" in text
+
+
+def test_mark_of_an_earlier_start_does_not_hide_a_failure(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("old")
+    code, text = end(tmp_path, status=1, before="old")
+    assert code == 1
+    assert "REQUEUE" not in text
+
+
+def test_stop_during_start_up_is_requeued(tmp_path: Path) -> None:
+    code, text = end(tmp_path, status=143, stopped_by="USR1")
+    assert code == 0
+    assert "REQUEUE 41" in text
+
+
+@pytest.mark.parametrize(("state", "code"), [("COMPLETING", 143), ("PENDING", 0)])
+def test_cancelled_and_already_requeued_jobs_are_left_alone(state: str, code: int, tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    assert end(tmp_path, status=1, stopped_by="TERM", STATE=state)[0] == code
+    assert "REQUEUE" not in end(tmp_path, status=1, stopped_by="TERM", STATE=state)[1]
+
+
+def test_job_over_its_time_limit_is_requeued(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    code, text = end(tmp_path, status=1, stopped_by="USR1", STATE="COMPLETING", REASON="TimeLimit")
+    assert code == 0
+    assert "REQUEUE 41" in text
+
+
+def test_requeueing_that_ends_its_own_messenger_is_not_doubled(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    code, text = end(tmp_path, status=1, REQUEUE_FAILS="143", STATE_AFTER="PENDING")
+    assert code == 0
+    assert "SBATCH" not in text
+
+
+def test_without_requeueing_the_job_is_submitted_again_with_its_resources(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    code, text = end(
+        tmp_path,
+        status=1,
+        REQUEUE_FAILS="1",
+        SLURM_GPUS_PER_NODE="4",
+        SLURM_RESTART_COUNT="2",
+        SLURM_JOB_ACCOUNT="vision",
+        QUEUE="50|afterok:41(unfulfilled)\n51|afterok:411(unfulfilled)\n53|(null)\n",
+    )
+    assert code == 0
+    submission = next(line for line in text.splitlines() if line.startswith("SBATCH"))
+    for option in (
+        "--nodes=2",
+        "--gpus-per-node=4",
+        "--account=vision",
+        "--time=1:00:00",
+        "--job-name=a job",
+    ):
+        assert option in submission
+    assert submission.endswith("launch/slurm/train.sbatch train_ms.py a b")
+    assert "SEGADAPT_EARLIER_STARTS=3" in text
+    assert "UPDATE JobId=50 Dependency=afterok:41,afterok:52" in text
+    assert text.count("UPDATE") == 1
+
+
+def test_after_too_many_starts_the_command_is_printed(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    code, text = end(tmp_path, status=1, SLURM_RESTART_COUNT="49")
+    assert code == 1
+    assert "REQUEUE" not in text
+    assert f"cd '{tmp_path}' && sbatch '--job-name=a job'" in text
+    assert "'train_ms.py' 'a b'" in text
+
+
+def test_job_that_follows_an_unfinished_run_is_refused(tmp_path: Path) -> None:
+    done = job("words=(evaluate.py); check_words", tmp_path, SEGADAPT_AFTER=str(tmp_path))
+    assert done.returncode == 2
+    assert "is not DONE" in done.stderr
+
+
+def test_scripts_are_found_in_the_checkout_and_missing_ones_refused(tmp_path: Path) -> None:
+    done = job('words=(evaluate.py); check_words; echo "$words"', tmp_path)
+    assert done.stdout.strip() == str(REPOSITORY / "evaluate.py")
+    done = job("words=(evalute.py); check_words", tmp_path)
+    assert done.returncode == 2
+    assert "evalute.py is no script" in done.stderr
