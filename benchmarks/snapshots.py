@@ -127,8 +127,8 @@ def _stopped(program: list[str], folder: Path) -> float:
     metrics = folder / "metrics.jsonl"
     while process.poll() is None and not (metrics.exists() and metrics.read_bytes().count(b"\n") > 3):
         time.sleep(0.02)
-    process.send_signal(signal.SIGTERM)
     start = time.perf_counter()
+    process.send_signal(signal.SIGTERM)
     code = process.wait()
     assert code == 0, f"the run ended with {code}"
     assert (folder / "PREEMPTED").exists(), "the run was over before the signal came"
