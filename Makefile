@@ -38,7 +38,7 @@ test-slurm: $(SETUP)                    ## batch scripts on a real Slurm of two 
 	SEGADAPT_TEST_SLURM=1 $(PY) -m pytest -m slurm -q --durations 0 tests/slurm
 
 test-netns: $(SETUP)                    ## two nodes in network namespaces, one is cut off (root; about 3 minutes)
-	$(PY) -m pytest -m netns -q -rs tests/netns
+	SEGADAPT_TEST_NETNS=1 $(PY) -m pytest -m netns -q -rs tests/netns
 
 lint: $(SETUP)                          ## ruff: format and lint
 	$(PY) -m ruff format --check .

@@ -3,6 +3,7 @@ same commands go on later to the weights of a run that nobody cut."""
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 
@@ -20,6 +21,8 @@ STOPPED_AFTER_S = 240  # the time-out, the roll call, and torchrun's wait for it
 
 @pytest.fixture(scope="module", autouse=True)
 def _allowed() -> None:
+    if not os.environ.get("SEGADAPT_TEST_NETNS"):
+        pytest.skip("minutes, as root: make test-netns runs it")
     reason = why_not_allowed()
     if reason is not None:
         pytest.skip(f"network namespaces are not allowed here: {reason}")
