@@ -53,7 +53,7 @@ from tests.toy_mada_runs import (
     warmed_up,
 )
 from utils import snapshots
-from utils.arguments.anchored_options import PHASES
+from utils.phases import PHASES
 from utils.runs import ARGUMENTS_FILE, DONE
 
 SHAPE = {"num_anchors": ANCHORS, "num_classes": CLASSES, "channels": CHANNELS}

@@ -7,8 +7,8 @@ import argparse
 from utils.arguments import values
 from utils.arguments.anchored_defaults import published_options
 from utils.arguments.parser import Parser, wrap
+from utils.phases import PHASES
 
-PHASES = ("source-anchors", "selection", "labels", "stage-1", "target-anchors", "stage-2")
 STARTS = ("source-anchors", "target-anchors")
 
 
