@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 Content = Mapping[str, str | int]
 
 _DESCRIBE_AGAIN = "its images are described again"
-_CHECK_SUM = "vectors_crc32"
+_CHECK_SUM = "crc32"  # of both files, one after the other
 _BYTES_AT_ONCE = 2**24
 _ROWS_AT_ONCE = 256  # 5 MB of published vectors
 
@@ -141,7 +141,7 @@ class VectorFolder:
 
         write_atomically(self.vectors_path, write, durable=True)
         write_atomically(self.entropies_path, lambda file: np.save(file, entropies), durable=True)
-        complete = {"content": self._begun(), _CHECK_SUM: _check_sum(self.vectors_path)}
+        complete = {"content": self._begun(), _CHECK_SUM: _check_sum(self.vectors_path, self.entropies_path)}
         write_atomically(self.description_path, _as_json(complete), durable=True)
         shutil.rmtree(self._parts, ignore_errors=True)
 
@@ -197,7 +197,7 @@ class VectorFolder:
             return f"a file is missing or damaged ({error})"
         sound = vectors.dtype == np.float32 and vectors.shape == self._shape
         sound &= entropies.dtype == np.float64 and entropies.shape == self._shape[:1]
-        if not sound or _check_sum(self.vectors_path) != check_sum:
+        if not sound or _check_sum(self.vectors_path, self.entropies_path) != check_sum:
             return f"{self.vectors_path.name} or {self.entropies_path.name} is damaged"
         return ""
 
@@ -258,9 +258,10 @@ def _as_json(values: Mapping[str, object]) -> str:
     return json.dumps(values, indent=1, sort_keys=True) + "\n"
 
 
-def _check_sum(path: Path) -> int:
+def _check_sum(*paths: Path) -> int:
     found = 0
-    with path.open("rb") as file:
-        while piece := file.read(_BYTES_AT_ONCE):
-            found = zlib.crc32(piece, found)
+    for path in paths:
+        with path.open("rb") as file:
+            while piece := file.read(_BYTES_AT_ONCE):
+                found = zlib.crc32(piece, found)
     return found

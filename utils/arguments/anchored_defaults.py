@@ -24,6 +24,7 @@ PUBLISHED: dict[str, Any] = {
     "random_mirror": True,
     "source_order": "shuffled",
     "budget": "5%",
+    "precision": "fp32",
     "protocol": "mada",
     "save_pred_every": 1000,
     "evaluate_every": 1000,

@@ -179,7 +179,7 @@ def test_damaged_matrix_is_made_anew(path: Path, damage: str, caplog: pytest.Log
 def test_killed_before_the_description_says_complete(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The parts are still there and the matrix is made from them again."""
 
-    def killed(path: Path) -> int:
+    def killed(*paths: Path) -> int:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
@@ -206,3 +206,15 @@ def test_folder_that_cannot_be_written(path: Path) -> None:
     path.write_text("a file")
     with pytest.raises(UserError, match="cannot write"):
         begun(path)
+
+
+def test_damaged_entropies_are_found(tmp_path: Path) -> None:
+    content = {"images": "a", "count": 2, "classes": 2, "channels": 3}
+    folder = VectorFolder(tmp_path)
+    folder.begin(content)
+    folder.write_part(np.arange(2), np.ones((2, 2, 3), np.float32), np.array([0.1, 0.2]))
+    folder.assemble()
+    raw = bytearray(folder.entropies_path.read_bytes())
+    raw[-1] ^= 1
+    folder.entropies_path.write_bytes(raw)
+    assert not VectorFolder(tmp_path).begin(content).any()
