@@ -26,7 +26,7 @@ TIMEOUT_S = 400
 def words(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     """A training of some iterations with a snapshot after every second one."""
     data = tmp_path_factory.mktemp("restarts") / "data"
-    run_processes(1, ["prepare_data.py", "demo", str(data), *DEMO])
+    run_processes(1, ["prepare_data.py", "demo", str(data), *DEMO], timeout=900)
     return ["train_source.py", *SOURCE_ONLY, "--data-root", str(data), "--save-every", "2"]
 
 

@@ -30,7 +30,7 @@ def _allowed() -> None:
 
 def test_cut_off_machine(tmp_path: Path) -> None:
     data, folder, untouched = tmp_path / "data", tmp_path / "run", tmp_path / "untouched"
-    run_processes(1, ["prepare_data.py", "demo", str(data), *DEMO])
+    run_processes(1, ["prepare_data.py", "demo", str(data), *DEMO], timeout=900)
     words = ["train_source.py", *SOURCE_ONLY, "--data-root", str(data), "--save-every", "2"]
     run_processes(4, [*words, "--snapshot-dir", str(untouched)], timeout=400)
     words += ["--snapshot-dir", str(folder), "--timeout-seconds", str(TIMEOUT_S)]

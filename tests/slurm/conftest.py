@@ -46,7 +46,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def demo_data(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small demo city."""
     folder = tmp_path_factory.mktemp("demo city") / "data"
-    run_processes(1, ["prepare_data.py", "demo", str(folder), *DEMO])
+    run_processes(1, ["prepare_data.py", "demo", str(folder), *DEMO], timeout=900)
     return folder
 
 
