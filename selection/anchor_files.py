@@ -264,9 +264,7 @@ def _checked(found: object, path: Path, what: str) -> np.ndarray:
         UserError: it is not.
     """
     plain = isinstance(found, np.ndarray) and found.dtype.str in ("<f4", "<f8")
-    if (
-        not plain or found.dtype.hasobject or found.dtype.subdtype is not None
-    ):  # of a crafted file
+    if not plain or found.dtype.hasobject or found.dtype.subdtype is not None:  # of a crafted file
         kind = f"array of {found.dtype}" if isinstance(found, np.ndarray) else type(found).__name__
         raise UserError(f"{what} {path} are no float array, but a {kind}; give a file of the right kind.")
     if not np.isfinite(found).all():

@@ -142,7 +142,7 @@ def test_killed_at_every_stage_of_its_rounds(interrupted: Callable[..., Interrup
     run.killed_at(Signal(WRITE_LABELS, before=True))
     run.killed_at(Signal(WRITE_LABELS))
     bought = (run.folder / "queries" / "round_00" / "labels.npz").read_bytes()
-    run.killed_at(Signal("trainers.active:report_round"))
+    run.killed_at(Signal("trainers.query_rounds:report_round"))
     run.killed_at(Signal(WRITE_PART, call=1))
     assert (run.folder / "queries" / "round_01" / "parts").is_dir()
     run.assert_ends_as(alone)
