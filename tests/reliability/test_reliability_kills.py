@@ -55,7 +55,7 @@ def random_kill(drawn: random.Random, rank: int) -> tuple[int, Signal]:
     return rank, Signal(ITERATION, call=call, before=True, delay_s=delay)
 
 
-@pytest.mark.parametrize("kind", ["rectified", "ripu", "dida"])
+@pytest.mark.parametrize("kind", ["rectified", "ripu", "mada", "dida"])
 def test_each_rank_is_killed_once(kind: str, data: Path, whole: dict[str, Path], tmp_path: Path) -> None:
     drawn = random.Random(zlib.crc32(kind.encode()))
     kills = [random_kill(drawn, rank) for rank in range(PROCESSES)]

@@ -35,6 +35,13 @@ _ACTIVE = (
     f"{_LOOP} --network deeplab_v3plus --backbone-weights none --input-size 64,48 --input-size-target 64,48 "
     "--select-iterations 2,4 --budget 10% --query-pictures 1 --output-stride 16 --source-order shuffled"
 )
+_MADA_NETWORK = (
+    f"{_LOOP} --network mada_v3plus --input-size 64,48 --input-size-target 64,48 --crop-size 48,32"
+)
+_MADA = (
+    f"{_MADA_NETWORK} --method mada --input-size-active 64,48 --scaled-width 64 --scale-range 0.9,1.2 "
+    "--stage-steps 3,3 --num-anchors 2 --budget 40% --query-pictures 1 --allow-absent-classes"
+)
 _RANDOM = "--backbone-weights none"
 _STAGE_TWO = "--lambda-adv-target1 0 --lambda-adv-target2 0"
 
@@ -58,6 +65,8 @@ KINDS: Mapping[str, Kind] = {
     "rectified": Kind("train_ft", f"{_MRNET} {_STAGE_TWO}", "--restore-from=stage_one"),
     "ripu": Kind("train_al", f"--method ripu {_ACTIVE}"),
     "dwaca": Kind("train_al", f"--method dwaca --dropout-period 3 {_ACTIVE}"),
+    "mada": Kind("train_al", _MADA, "--restore-from=warm_up"),
+    "warm_up": Kind("train_source", f"{_MADA_NETWORK} {_RANDOM}"),
     "daformer": Kind("train_st", "--method daformer"),
     "dida": Kind(
         "train_st", "--method dida --bank-update-every 2 --bank-momentum 0.9", "--instance-bank=bank"
@@ -66,7 +75,8 @@ KINDS: Mapping[str, Kind] = {
 
 
 def write_data(root: Path) -> Path:
-    """All that the runs read: both domains, statistics, ImageNet weights, a bank, stage I and its labels."""
+    """All that the runs read: both domains, statistics, ImageNet weights, a bank, stage I and its labels,
+    a warm-up."""
     write_gta5(root, 8, SIZE)
     write_cityscapes(root, TARGETS, SIZE)
     write_cityscapes(root, 2, SIZE, split="val")
@@ -75,6 +85,7 @@ def write_data(root: Path) -> Path:
     write_bank(root / "bank", torch.rand(38, 16), torch.arange(38) % 19)
     words = command("mrnet", root, root / "stage_one", "--num-steps-stop", "2")
     assert train_ms.main(words) == 0
+    assert run("warm_up", root, root / "warm_up", "--num-steps-stop", "2") == 0
     device = ["--data-root", str(root), "--device", "cpu"]
     assert generate_plabel.main(["--restore-from", str(root / "stage_one"), *device]) == 0
     return root
