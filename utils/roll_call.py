@@ -112,7 +112,7 @@ class RollCall:
 
 
 def _within(seconds: float, action: Callable[[], object]) -> bool:
-    """Whether the action ends in time; if not it is left behind in a thread that does not keep the process."""
+    """Whether the action ends in time; if not, a thread that keeps no process alive is left."""
     thread = threading.Thread(target=action, daemon=True)
     thread.start()
     thread.join(seconds)

@@ -52,7 +52,7 @@ def test_chain_of_the_whole_pipeline(cluster: Cluster, demo_data: Path, tmp_path
     recipes = tmp_path / "recipes"
     recipes.mkdir()
     small = " ".join(SMALL[: SMALL.index("--num-steps")])
-    common = f"{small} --num-steps 3 --log-every 1 --no-tensorboard --target cityscapes\n"
+    common = f"{small} --num-steps 3 --warm-up 1 --log-every 1 --no-tensorboard --target cityscapes\n"
     (recipes / "toy_mrnet.args").write_text(common + "--source gta5 --lambda-kl-target 0.1\n")
     (recipes / "toy_rectified.args").write_text(
         common.replace("--backbone-weights none", "") + "--lambda-adv-target1 0 --lambda-adv-target2 0\n"
