@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import socket
+import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -12,6 +15,7 @@ from utils.errors import RunStopped
 logger = logging.getLogger(__name__)
 
 PATIENCE_S = 5.0  # how long a rank that saw a collective fail waits for the others' answers
+STORE_S = 10.0  # how long the store may take beyond that: behind a cut wire it would never answer
 FAILURE_MARKS = ("gloo", "nccl", "timed out", "closed by peer", "connection")  # in the backends' own errors
 
 
@@ -55,16 +59,29 @@ class RollCall:
     def leave(self, error: BaseException) -> None:
         """Tells the other ranks why this one goes, so that they name the cause and not only the rank."""
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:300]
-        try:
-            self.store.set(f"left/{self.rank}", reason)
-        except RuntimeError:
-            logger.debug("the store is gone already: nobody is left to tell")
+
+        def tell() -> None:
+            try:
+                self.store.set(f"left/{self.rank}", reason)
+            except RuntimeError:
+                logger.debug("the store is gone already: nobody is left to tell")
+
+        _within(STORE_S, tell)
 
     def missing(self, what: str, seconds: float) -> StalledRankError | None:
         """Asks which ranks are still there after `what` failed; None when all of them are.
 
         A rank is there when it saw the failure too, and so calls the roll itself, or waits in a barrier.
         """
+        found: list[StalledRankError | None] = []
+        if not _within(PATIENCE_S + STORE_S, lambda: found.append(self._ask(what, seconds))):
+            return StalledRankError(
+                f"{what} failed: rank 0 cannot be reached from rank {self.rank} on {socket.gethostname()}; "
+                "its machine or the network between them is gone."
+            )
+        return found[0] if found else None
+
+    def _ask(self, what: str, seconds: float) -> StalledRankError | None:
         try:
             self.answer(what)
             silent = self._silent()
@@ -92,6 +109,14 @@ class RollCall:
             if not silent or time.monotonic() > deadline:
                 return silent
             time.sleep(0.05)
+
+
+def _within(seconds: float, action: Callable[[], object]) -> bool:
+    """Whether the action ends in time; if not, a thread that keeps no process alive is left."""
+    thread = threading.Thread(target=action, daemon=True)
+    thread.start()
+    thread.join(seconds)
+    return not thread.is_alive()
 
 
 def looks_like_lost_peers(error: BaseException) -> bool:
