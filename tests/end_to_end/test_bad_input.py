@@ -371,7 +371,10 @@ CONTRADICTIONS = [
     ("--scale-range 1.2,0.8", "--scale-range"),
     ("--num-steps many", "--num-steps"),
     ("--lamda-seg 0.5", "did you mean --lambda-seg?"),
-    ("--network deeplab_oracle --backbone resnet18 --lambda-kl-target 0.1", "--network deeplab_two_head"),
+    (
+        "--network deeplab_oracle --backbone resnet18 --lambda-kl-target 0.1 --target-terms-start 0",
+        "--network deeplab_two_head",
+    ),
     ("--network deeplab_three_head", "deeplab_two_head"),
     ("--fused-optimizer apex", "apex"),
     ("--group-norm-kernel apex", "apex"),
