@@ -73,7 +73,7 @@ def process_of_rank(launchers: Sequence[subprocess.Popen[bytes]], rank: int) -> 
     raise AssertionError(f"no process of rank {rank}")
 
 
-@pytest.mark.long  # on a busy machine the restarted processes may not find each other in time, once in a while
+@pytest.mark.long  # on a busy machine restarted processes may miss each other, once in a while
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_run_goes_on_after_a_rank_died(nodes: int, words: list[str], untouched: Path, tmp_path: Path) -> None:
     folder, output = tmp_path / "run", tmp_path / "output"
