@@ -5,6 +5,10 @@
 set -uo pipefail
 shopt -s extglob
 
+# This job, or this task of an array. One task of every array has the id of the whole array as its SLURM_JOB_ID.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
+job=${job:-$SLURM_JOB_ID}
+
 # Runs a script of this project with its arguments. Ends the batch script.
 run_job() {
     submitted=("$@")
@@ -25,7 +29,7 @@ run_job() {
 }
 
 say() {
-    printf '%s job %s: %s\n' "$(date '+%F %T')" "$SLURM_JOB_ID" "$*" >&2
+    printf '%s job %s: %s\n' "$(date '+%F %T')" "$job" "$*" >&2
 }
 
 refuse() {
@@ -184,8 +188,8 @@ pass_stop_on() {
             COMPLETING | CANCELLED) return 0 ;; # Slurm has told the processes itself
         esac
         # without --batch this reaches the processes of the steps, not this script
-        if squeue --noheader --steps --jobs "$SLURM_JOB_ID" --format %i 2>/dev/null | grep -q '\.[0-9]*$'; then
-            scancel --signal=TERM "$SLURM_JOB_ID" && return 0
+        if squeue --noheader --steps --jobs "$job" --format %i 2>/dev/null | grep -q '\.[0-9]*$'; then
+            scancel --signal=TERM "$job" && return 0
         fi
         [[ -n $(jobs -pr) ]] || return 0 # nothing runs
         sleep 1
@@ -245,7 +249,7 @@ continue_later() {
         how=print
     fi
     if [[ $how == requeue ]]; then
-        if scontrol requeue "$SLURM_JOB_ID"; then
+        if scontrol requeue "$job"; then
             say "requeued"
             exit 0
         fi
@@ -283,14 +287,14 @@ leave_if_not_running() {
 
 # A field of `scontrol show job` about this job.
 job_field() {
-    scontrol --oneliner show job "$SLURM_JOB_ID" 2>/dev/null | sed -n "s/.* $1=\([^ ]*\).*/\1/p"
+    scontrol --oneliner show job "$job" 2>/dev/null | sed -n "s/.* $1=\([^ ]*\).*/\1/p"
 }
 
 # Fills `options` with this job's resources as options of sbatch.
 resubmission_options() {
     local limit features
-    limit=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %l)
-    features=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %f)
+    limit=$(squeue --noheader --jobs "$job" --format %l)
+    features=$(squeue --noheader --jobs "$job" --format %f)
     options=(--job-name="$SLURM_JOB_NAME" --nodes="$SLURM_JOB_NUM_NODES")
     options+=(--partition="$SLURM_JOB_PARTITION" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}")
     [[ -z $limit ]] || options+=(--time="$limit")
@@ -331,10 +335,9 @@ forget_this_job() {
 
 # Jobs that wait for this one, or for its array, wait for job $1 too.
 hand_over_dependents() {
-    local id dependency type
+    local id dependency type array=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
     while IFS='|' read -r id dependency; do
-        type=$(grep -oE "after[a-z]*:(${SLURM_JOB_ID}|${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID})[_(+,*]" <<<"$dependency," |
-            head -n 1)
+        type=$(grep -oE "after[a-z]*:($SLURM_JOB_ID|$job|$array|${array}_[*])[(+,]" <<<"$dependency," | head -n 1)
         [[ -n $type ]] || continue
         dependency=${dependency//(+([a-z]))/},${type%%:*}:$1 # without "(unfulfilled)"
         if scontrol update JobId="$id" Dependency="$dependency"; then

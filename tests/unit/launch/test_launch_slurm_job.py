@@ -21,11 +21,28 @@ BASE = {
     "SLURM_JOB_NODELIST": "n[1-2]",
     "SLURM_JOB_PARTITION": "main",
 }
+# A bare id of an array means all of its tasks, as with Slurm's own commands.
 STAND_INS = """
-squeue() { case $* in *%l*) echo 1:00:00;; *%f*) echo "(null)";; *) printf '%s' "${QUEUE-}";; esac; }
-scontrol() {
+each_task() {
+    if [[ -n ${SLURM_ARRAY_JOB_ID-} && " $* " == *" $SLURM_ARRAY_JOB_ID "* ]]; then printf "$line$line"
+    else printf "$line"; fi
+}
+squeue() {
+    local line
     case $* in
-        *"show job"*) echo "JobId=41 JobState=${STATE-RUNNING} Reason=${REASON-None} Dependency=";;
+        *%l*) line='1:00:00\\n';;
+        *%f*) line='(null)\\n';;
+        *--steps*) line="${STEP-}";;
+        *) printf '%s' "${QUEUE-}"; return;;
+    esac
+    each_task "$@"
+}
+scancel() { echo "SCANCEL $*"; }
+scontrol() {
+    local line="JobId=41 JobState=${STATE-RUNNING} Reason=${REASON-None}"
+    line+=" PreemptTime=${PREEMPT_TIME-None} Dependency=\\n"
+    case $* in
+        *"show job"*) each_task "$@";;
         requeue*) echo "REQUEUE $2"; STATE=${STATE_AFTER-RUNNING}; return "${REQUEUE_FAILS-0}";;
         update*) echo "UPDATE $2 $3";;
     esac
@@ -191,6 +208,33 @@ def test_without_requeueing_the_job_is_submitted_again_with_its_resources(tmp_pa
     assert submission.endswith("launch/slurm/train.sbatch train_ms.py a b")
     assert "SEGADAPT_EARLIER_STARTS=3" in text
     assert "UPDATE JobId=50 Dependency=afterok:41,afterok:52" in text
+    assert text.count("UPDATE") == 1
+
+
+BASE_TASK = {"SLURM_JOB_ID": "41", "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "2"}
+
+
+def test_task_with_the_id_of_its_array_stops_and_requeues_itself_alone(tmp_path: Path) -> None:
+    code = f"run_dir='{tmp_path}'; stopped_by=''; signals=0; sleep 9 & pass_stop_on USR1; kill $!"
+    done = job(code, tmp_path, STEP="41_2.0\\n", **BASE_TASK)
+    assert done.stdout.split() == ["SCANCEL", "--signal=TERM", "41_2"], done.stderr
+    (tmp_path / "PREEMPTED").write_text("new")
+    code, text = end(tmp_path, status=1, **BASE_TASK)
+    assert code == 0
+    assert "REQUEUE 41_2\n" in text
+    code, text = end(tmp_path, status=1, stopped_by="TERM", STATE="PENDING", **BASE_TASK)
+    assert code == 0
+    assert "REQUEUE" not in text
+
+
+def test_task_of_an_array_that_submits_itself_again_says_one_time_limit(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    queue = "50|afterok:41_*(unfulfilled)\n51|afterok:41_3(unfulfilled)\n"
+    code, text = end(tmp_path, status=1, REQUEUE_FAILS="1", QUEUE=queue, **BASE_TASK)
+    assert code == 0
+    assert text.count("1:00:00") == 1
+    assert "--array=2" in text
+    assert "UPDATE JobId=50 Dependency=afterok:41_*,afterok:52" in text
     assert text.count("UPDATE") == 1
 
 
