@@ -93,7 +93,11 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
     """
     found: dict[Path, None] = {}
     for place in places:
-        if not place.is_dir():
+        try:
+            is_folder = place.is_dir()
+        except OSError as error:
+            raise UserError(f"{place} cannot be read: {error}") from error
+        if not is_folder:
             raise UserError(f"{place} is no folder; give run folders, or a folder of runs")
         below = list(_search(place, DEPTH))
         if not below:
@@ -103,12 +107,12 @@ def find_runs(places: Iterable[Path]) -> list[Path]:
 
 
 def _search(folder: Path, depth: int) -> Iterator[Path]:
-    if (folder / ARGUMENTS_FILE).exists():
-        yield folder
-        return
-    if depth == 0:
-        return
     try:
+        if (folder / ARGUMENTS_FILE).exists():
+            yield folder
+            return
+        if depth == 0:
+            return
         below = sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
     except OSError:  # not ours to read, or removed meanwhile
         return
@@ -154,7 +158,10 @@ def read_status(folder: Path) -> Status:
 
 
 def _number(value: Any) -> float | None:
-    return value if isinstance(value, int | float) and not isinstance(value, bool) else None
+    """A finite number of a sensible size."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return None
+    return value if abs(value) < 1e15 else None
 
 
 def _tail(path: Path) -> list[str]:
@@ -176,7 +183,11 @@ def _metric_lines(folder: Path) -> Iterator[dict[str, Any]]:
             line = json.loads(text)
         except (ValueError, RecursionError):
             continue
-        if isinstance(line, dict) and isinstance(line.get("iteration"), int):
+        if (
+            isinstance(line, dict)
+            and isinstance(line.get("iteration"), int)
+            and _number(line["iteration"]) is not None
+        ):
             yield line
 
 

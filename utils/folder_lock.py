@@ -27,7 +27,8 @@ class FolderLock:
     """Keeps a second run out of a folder, also from other machines where the file system passes locks on.
 
     The lock ends with the process however it dies; the file keeps its host and process id for messages. Where
-    the file system has no locks, that text decides: a dead process of this machine holds nothing.
+    the file system has no locks, that text decides: a dead process of this machine holds nothing, nor does
+    an earlier start of this process's Slurm job.
     """
 
     def __init__(self, path: Path, *, what: str = "run folder", option: str = "--snapshot-dir") -> None:
@@ -89,11 +90,13 @@ class FolderLock:
 
     @staticmethod
     def _seems_alive(owner: Mapping[str, Any]) -> bool:
-        if not owner or owner.get("host") != socket.gethostname():
-            return bool(owner)
+        if not owner or _is_earlier_start_of_this_job(owner):
+            return False
+        if owner.get("host") != socket.gethostname():
+            return True
         try:
-            os.kill(int(owner["pid"]), 0)
-        except ProcessLookupError:
+            os.kill(owner["pid"], 0)
+        except (ProcessLookupError, OverflowError):
             return False
         except PermissionError:
             return True
@@ -109,10 +112,12 @@ class FolderLock:
 
     @staticmethod
     def _read_owner(descriptor: int) -> dict[str, Any]:
+        """What the file says; nothing if it is no owner's record."""
         try:
-            return dict(json.loads(os.pread(descriptor, 4096, 0).decode() or "{}"))
-        except (ValueError, UnicodeDecodeError):
+            owner = json.loads(os.pread(descriptor, 4096, 0).decode() or "{}")
+        except (OSError, ValueError, RecursionError):
             return {}
+        return owner if isinstance(owner, dict) and type(owner.get("pid")) is int else {}
 
     @staticmethod
     def _write_owner(descriptor: int, owner: Mapping[str, Any]) -> None:
@@ -127,11 +132,11 @@ def holder(path: Path) -> dict[str, Any] | None:
     Where the file system has no locks, the text in the file decides, which a dead process of another machine
     leaves behind.
     """
-    if path.resolve() in _held:
-        return _this_process()  # opening and closing the file would end the lock
     try:
+        if path.resolve() in _held:
+            return _this_process()  # opening and closing the file would end the lock
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
+    except (OSError, RuntimeError):  # the latter: links in a circle
         return None
     try:
         owner = FolderLock._read_owner(descriptor)
@@ -156,4 +161,25 @@ def _is_locked(descriptor: int) -> bool | None:
 
 
 def _this_process() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid()}
+    owner: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
+    if "SLURM_JOB_ID" in os.environ:
+        owner |= _slurm_start()
+    return owner
+
+
+def _slurm_start() -> dict[str, Any]:
+    """The Slurm job, every task of an array by its own id, and how often Slurm has requeued it."""
+    return {
+        "slurm_job": os.environ.get("SLURM_JOB_ID"),
+        "slurm_restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
+    }
+
+
+def _is_earlier_start_of_this_job(owner: Mapping[str, Any]) -> bool:
+    """Whether Slurm has ended the owner's processes: it starts a job again only after that."""
+    here = _slurm_start()
+    return (
+        here["slurm_job"] is not None
+        and owner.get("slurm_job") == here["slurm_job"]
+        and owner.get("slurm_restarts") != here["slurm_restarts"]
+    )

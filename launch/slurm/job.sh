@@ -5,6 +5,10 @@
 set -uo pipefail
 shopt -s extglob
 
+# This job, or this task of an array. One task of every array has the id of the whole array as its SLURM_JOB_ID.
+job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
+job=${job:-$SLURM_JOB_ID}
+
 # Runs a script of this project with its arguments. Ends the batch script.
 run_job() {
     submitted=("$@")
@@ -16,16 +20,18 @@ run_job() {
     find_run_folder
     trap 'pass_stop_on USR1' USR1
     trap 'pass_stop_on TERM' TERM
+    done_before=$(mark DONE)
     preempted_before=$(mark PREEMPTED)
     waiting_before=$(mark WAITING_FOR_LABELS)
     prepare_launch
     run_step
+    notice_preemption
     remove_staged_data
     end_job
 }
 
 say() {
-    printf '%s job %s: %s\n' "$(date '+%F %T')" "$SLURM_JOB_ID" "$*" >&2
+    printf '%s job %s: %s\n' "$(date '+%F %T')" "$job" "$*" >&2
 }
 
 refuse() {
@@ -44,23 +50,93 @@ check_words() {
     if [[ -n ${SEGADAPT_AFTER:-} ]]; then
         [[ -f $SEGADAPT_AFTER/DONE ]] || refuse "the run $SEGADAPT_AFTER, which this job follows, is not DONE"
     fi
+    if [[ -z ${SEGADAPT_ARCHIVE:-} && ${words[*]} == *"{data}"* ]]; then
+        refuse "{data} is the folder of the unpacked SEGADAPT_ARCHIVE, which is not set"
+    fi
     if [[ -n ${SEGADAPT_ARCHIVE:-} ]] && option_value --data-root >/dev/null; then
         refuse "SEGADAPT_ARCHIVE says where the data come from; leave out --data-root"
     fi
 }
 
-# The last value of an option among the words (`--x VALUE`, `--x=VALUE`, `--x_y` for `--x-y`); fails without one.
+# The last value of an option in the command and its argument files; fails without one.
 option_value() {
-    local value="" found=1 name index
-    for index in "${!words[@]}"; do
-        [[ ${words[index]} == --* ]] || continue
-        name=${words[index]%%=*}
-        [[ ${name//_/-} == "$1" ]] || continue
-        found=0
-        if [[ ${words[index]} == *=* ]]; then value=${words[index]#*=}; else value=${words[index + 1]-}; fi
+    local word expanded=()
+    for word in "${words[@]}"; do
+        if [[ $word == @* ]]; then add_file_words "${word#@}" . 0; else expanded+=("$word"); fi
+    done
+    last_value "$1" "${expanded[@]}"
+}
+
+# The same, without what argument files say.
+typed_value() {
+    last_value "$1" "${words[@]}"
+}
+
+# The last value of option $1 among the words after it (`--x VALUE`, `--x=VALUE`, `--x_y` for `--x-y`).
+last_value() {
+    local wanted=$1 value="" found=1 name
+    shift
+    while (($# > 0)); do
+        name=${1%%=*}
+        if [[ $1 == --* && ${name//_/-} == "$wanted" ]]; then
+            found=0
+            if [[ $1 == *=* ]]; then value=${1#*=}; else value=${2-}; fi
+        fi
+        shift
     done
     printf '%s' "$value"
     return "$found"
+}
+
+# Adds the words of argument file $1, relative to folder $2, to `expanded`, as the program reads it: below the checkout
+# otherwise, with quotes, comments and nested files. What cannot be read is left to the program, which says so.
+add_file_words() {
+    local file="" place line folder depth=$3
+    for place in "$2/$1" "$SEGADAPT_HOME/$1"; do
+        [[ $1 != /* ]] || place=$1
+        [[ ! -f $place || -n $file ]] || file=$(readlink -f -- "$place")
+    done
+    [[ -r $file ]] && ((depth < 20)) || return 0
+    folder=$(dirname "$file")
+    while IFS= read -r line || [[ -n $line ]]; do
+        add_line_words "${line%$'\r'}"
+    done <"$file"
+}
+
+# The words of one line of an argument file, by the rules of a shell's quotes.
+add_line_words() {
+    local rest=$1 word quoted
+    while rest=${rest##+([[:space:]])} && [[ -n $rest && $rest != "#"* ]]; do
+        word=""
+        while [[ -n $rest && $rest != [[:space:]#]* ]]; do
+            case $rest in
+                \'*\'*)
+                    quoted=${rest#\'}
+                    word+=${quoted%%\'*}
+                    rest=${quoted#*\'}
+                    ;;
+                \"*\"*)
+                    rest=${rest#\"}
+                    while [[ -n $rest && $rest != \"* ]]; do
+                        [[ $rest != \\[\"\\]* ]] || rest=${rest:1}
+                        word+=${rest:0:1}
+                        rest=${rest:1}
+                    done
+                    rest=${rest:1}
+                    ;;
+                *)
+                    [[ $rest != \\?* ]] || rest=${rest:1}
+                    word+=${rest:0:1}
+                    rest=${rest:1}
+                    ;;
+            esac
+        done
+        if [[ $word == @* ]]; then
+            add_file_words "${word#@}" "$folder" $((depth + 1))
+        else
+            expanded+=("$word")
+        fi
+    done
 }
 
 is_training() {
@@ -72,11 +148,15 @@ fill_in_seed() {
     local number=${SLURM_ARRAY_TASK_ID:-} seed folder
     [[ -n $number ]] || return 0
     if is_training; then
-        seed=$(option_value --seed) || words+=(--seed "{seed}")
+        seed=$(typed_value --seed) || words+=(--seed "{seed}") # wins over an argument file's
         [[ $seed == "" || $seed == *"{seed}"* ]] ||
             refuse "a job array runs one seed per task: leave out --seed, or write --seed {seed}"
-        if folder=$(option_value --snapshot-dir) && [[ $folder != *"{seed}"* ]]; then
-            words+=(--snapshot-dir "$folder-seed{seed}")
+        if folder=$(option_value --snapshot-dir); then
+            if [[ $folder != *"{seed}"* ]]; then
+                words+=(--snapshot-dir "$folder-seed{seed}")
+            elif ! typed_value --snapshot-dir >/dev/null; then
+                words+=(--snapshot-dir "$folder")
+            fi
         fi
     fi
     words=("${words[@]//"{seed}"/$number}")
@@ -105,6 +185,7 @@ find_run_folder() {
 
 prepare_launch() {
     MASTER_ADDR=${SEGADAPT_HEAD:-$(head_address)}
+    [[ -n $MASTER_ADDR ]] || refuse "Slurm tells no address of the first node: set SEGADAPT_HEAD to one"
     MASTER_PORT=${SEGADAPT_PORT:-$((10000 + SLURM_JOB_ID % 20000))} # below the ports that Linux gives out itself
     export MASTER_ADDR MASTER_PORT SEGADAPT_RUN_DIR=$run_dir
     # As long as torchrun waits for its processes to save; the batch script hears of the end 300 s before it.
@@ -117,6 +198,8 @@ prepare_launch() {
     step+=(--kill-on-bad-exit=0 --wait=120)             # the other nodes may say first who is missing
     container_step=()
     if [[ -n ${SEGADAPT_CONTAINER:-} && $(container_kind) == pyxis ]]; then
+        [[ -z ${SEGADAPT_ARCHIVE:-} ]] ||
+            refuse "SEGADAPT_ARCHIVE does not go with pyxis: unpack the data first, or use apptainer"
         container_step=(--container-image="$SEGADAPT_CONTAINER" --container-workdir="$PWD")
         container_step+=(--container-mounts="$(pyxis_mounts)")
         export SEGADAPT_CONTAINER_KIND=pyxis
@@ -146,10 +229,9 @@ container_kind() {
 }
 
 pyxis_mounts() {
-    local mount mounts="$PWD:$PWD"
+    local mounts="$PWD:$PWD"
     [[ $SEGADAPT_HOME == "$PWD" ]] || mounts+=",$SEGADAPT_HOME:$SEGADAPT_HOME"
-    for mount in ${SEGADAPT_MOUNTS:+"${SEGADAPT_MOUNTS//,/ }"}; do mounts+=",$mount"; done
-    printf '%s' "$mounts"
+    printf '%s' "$mounts${SEGADAPT_MOUNTS:+,$SEGADAPT_MOUNTS}"
 }
 
 run_step() {
@@ -184,8 +266,8 @@ pass_stop_on() {
             COMPLETING | CANCELLED) return 0 ;; # Slurm has told the processes itself
         esac
         # without --batch this reaches the processes of the steps, not this script
-        if squeue --noheader --steps --jobs "$SLURM_JOB_ID" --format %i 2>/dev/null | grep -q '\.[0-9]*$'; then
-            scancel --signal=TERM "$SLURM_JOB_ID" && return 0
+        if squeue --noheader --steps --jobs "$job" --format %i 2>/dev/null | grep -q '\.[0-9]*$'; then
+            scancel --signal=TERM "$job" && return 0
         fi
         [[ -n $(jobs -pr) ]] || return 0 # nothing runs
         sleep 1
@@ -193,9 +275,23 @@ pass_stop_on() {
     say "the run could not be told after $attempt attempts; its newest snapshot is what is left of it"
 }
 
+# Preemption with a grace time sends TERM to the processes of the steps, not to this script.
+notice_preemption() {
+    local when
+    ((status != 0)) && [[ -z $stopped_by ]] || return 0
+    when=$(job_field PreemptTime)
+    case $when in
+        "" | None | N/A) ;;
+        *) stopped_by=preemption ;;
+    esac
+}
+
+# After a stop there is little time left, and requeueing matters more.
 remove_staged_data() {
     [[ -n ${SEGADAPT_ARCHIVE:-} ]] || return 0
-    timeout 120 srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
+    local limit=120
+    [[ -z $stopped_by ]] || limit=15
+    timeout --kill-after=5 "$limit" srun --nodes="$SLURM_JOB_NUM_NODES" --ntasks="$SLURM_JOB_NUM_NODES" --ntasks-per-node=1 \
         bash "$SEGADAPT_HOME/launch/slurm/node.sh" --remove-staged-data ||
         say "staged data may be left on a node"
 }
@@ -210,10 +306,11 @@ mark() {
 
 # torchrun's exit code does not tell a run that saved after a stop from one that failed: its marks do.
 end_job() {
-    local preempted waiting
+    local finished preempted waiting
+    finished=$(mark DONE)
     preempted=$(mark PREEMPTED)
     waiting=$(mark WAITING_FOR_LABELS)
-    if [[ -n $(mark DONE) && ($status == 0 || -n $stopped_by) ]]; then
+    if [[ -n $finished && ($status == 0 || $finished != "$done_before") ]]; then
         say "$run_dir is DONE"
         exit 0
     elif [[ -n $waiting && ($status == 0 || $waiting != "$waiting_before") ]]; then
@@ -245,7 +342,7 @@ continue_later() {
         how=print
     fi
     if [[ $how == requeue ]]; then
-        if scontrol requeue "$SLURM_JOB_ID"; then
+        if scontrol requeue "$job"; then
             say "requeued"
             exit 0
         fi
@@ -283,14 +380,14 @@ leave_if_not_running() {
 
 # A field of `scontrol show job` about this job.
 job_field() {
-    scontrol --oneliner show job "$SLURM_JOB_ID" 2>/dev/null | sed -n "s/.* $1=\([^ ]*\).*/\1/p"
+    scontrol --oneliner show job "$job" 2>/dev/null | sed -n "s/.* $1=\([^ ]*\).*/\1/p"
 }
 
 # Fills `options` with this job's resources as options of sbatch.
 resubmission_options() {
     local limit features
-    limit=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %l)
-    features=$(squeue --noheader --jobs "$SLURM_JOB_ID" --format %f)
+    limit=$(squeue --noheader --jobs "$job" --format %l)
+    features=$(squeue --noheader --jobs "$job" --format %f)
     options=(--job-name="$SLURM_JOB_NAME" --nodes="$SLURM_JOB_NUM_NODES")
     options+=(--partition="$SLURM_JOB_PARTITION" --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}")
     [[ -z $limit ]] || options+=(--time="$limit")
@@ -331,10 +428,9 @@ forget_this_job() {
 
 # Jobs that wait for this one, or for its array, wait for job $1 too.
 hand_over_dependents() {
-    local id dependency type
+    local id dependency type array=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
     while IFS='|' read -r id dependency; do
-        type=$(grep -oE "after[a-z]*:(${SLURM_JOB_ID}|${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID})[_(+,*]" <<<"$dependency," |
-            head -n 1)
+        type=$(grep -oE "after[a-z]*:($SLURM_JOB_ID|$job|$array|${array}_[*])[(+,]" <<<"$dependency," | head -n 1)
         [[ -n $type ]] || continue
         dependency=${dependency//(+([a-z]))/},${type%%:*}:$1 # without "(unfulfilled)"
         if scontrol update JobId="$id" Dependency="$dependency"; then

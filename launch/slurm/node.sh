@@ -14,7 +14,10 @@ staged=${SEGADAPT_LOCAL_DIR:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}/segadapt-$SLURM_J
 stage_data() {
     local archive archives started=$SECONDS
     IFS=: read -r -a archives <<<"$SEGADAPT_ARCHIVE"
-    mkdir -p "$staged" || refuse "$staged cannot be made; see SEGADAPT_LOCAL_DIR"
+    mkdir -p "$(dirname "$staged")" || refuse "$staged cannot be made; see SEGADAPT_LOCAL_DIR"
+    # one of an earlier start of this job may be left; on a shared disk others can make folders, and links, too
+    mkdir -m 700 "$staged" 2>/dev/null || [[ -d $staged && -O $staged && ! -L $staged ]] ||
+        refuse "$staged cannot be made, or is somebody else's; see SEGADAPT_LOCAL_DIR"
     for archive in "${archives[@]}"; do
         [[ -r $archive ]] || refuse "SEGADAPT_ARCHIVE: $archive cannot be read"
         case $archive in
@@ -69,7 +72,8 @@ fi
 [[ -z ${SEGADAPT_ARCHIVE:-} ]] || stage_data
 activate_environment
 choose_processes
-words=("${@//"{data}"/${SEGADAPT_DATA:-}}")
+words=("$@")
+[[ -z ${SEGADAPT_DATA:-} ]] || words=("${@//"{data}"/"$SEGADAPT_DATA"}")
 
 prefix=()
 if in_container; then

@@ -32,6 +32,7 @@ refuse() {
 
 (($# >= 2)) || usage
 home=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
+export SEGADAPT_HOME=$home
 name=$1 folder=$2
 shift 2
 
@@ -71,7 +72,7 @@ if ((${#target[@]} == 0)); then
     target=("${name##*_to_}")
 fi
 
-previous="" previous_run=""
+previous="" previous_run="" submitted=()
 # submit TITLE TRAINING|INFERENCE WORD...: a job after the previous one.
 submit() {
     local title=$1 kind=$2 options=("${sbatch[@]}")
@@ -79,9 +80,16 @@ submit() {
     if [[ $kind == training ]]; then options+=("${sbatch_training[@]}"); else options+=("${sbatch_inference[@]}"); fi
     [[ -z $previous ]] || options+=("--dependency=afterok:$previous" --kill-on-invalid-dep=yes)
     previous=$(SEGADAPT_AFTER=$previous_run sbatch --parsable --job-name="$title" "${options[@]}" \
-        "$home/launch/slurm/train.sbatch" "$@" "${all[@]}")
+        "$home/launch/slurm/train.sbatch" "$@" "${all[@]}") || give_up "$title"
     previous=${previous%%;*}
+    submitted+=("$previous")
     printf '%s %s: %s\n' "$previous" "$title" "$*"
+}
+
+give_up() {
+    printf 'error: sbatch refused %s\n' "$1" >&2
+    ((${#submitted[@]} == 0)) || printf 'to withdraw the jobs before it: scancel %s\n' "${submitted[*]}" >&2
+    exit 1
 }
 
 mkdir -p "$folder"

@@ -29,7 +29,7 @@ from tests.toy_training import WORLD, drawn_streams, make_trainer, run_in, small
 from trainers.bank_files import FEATURES_FILE, LABELS_FILE, read_bank, write_bank
 from trainers.base import Trainer
 from trainers.labelling import MANIFEST, read_manifest
-from utils import snapshots
+from utils import folder_lock, snapshots
 from utils.pictures import write_png
 from utils.runs import open_run
 
@@ -183,6 +183,7 @@ LOADERS: Mapping[str, Loader] = {
     "last": Loader(_run("last"), lambda path: snapshots.SnapshotFolder(path.parent, 1).latest()),
     "arguments.json": Loader(_run("arguments.json"), _open_run),
     "DONE": Loader(_run("DONE"), _open_run),
+    ".lock": _written(".lock", lambda path: path.write_text('{"host": "x", "pid": 1}'), folder_lock.holder),
     "metrics.jsonl": Loader(_run("metrics.jsonl"), _resume),
     "mrnet checkpoint": published(_mrnet),
     "mrnet checkpoint, old format": published(_mrnet, zipped=False),

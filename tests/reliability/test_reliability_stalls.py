@@ -11,7 +11,7 @@ import pytest
 from tests.forked_runs import Signal, run_forked
 from tests.reliability.tiny_runs import KINDS, command, finished_state, write_data
 
-TIMEOUT_S = 4
+TIMEOUT_S = 15  # shorter, and a busy machine is taken for a stalled one
 ITERATION = "trainers.base:Trainer.run_iteration"
 
 
@@ -38,7 +38,7 @@ def test_a_stalled_rank_is_named_with_the_iteration(
         "train_source", words, processes=2, changes=[where], rank=1, errors=tmp_path / "errors"
     )
     assert codes[0] == 1
-    assert time.monotonic() - began < 100  # the pieces wait 4 s, 5 s and 10 s at most; the machine is slow
+    assert time.monotonic() - began < 120  # the pieces wait 15 s, 5 s and 10 s at most; the machine is slow
     text = (tmp_path / "errors").read_text()
     (line,) = [line for line in text.splitlines() if line.startswith("stopped")]
     assert re.search(rf"{named} failed: rank 1 did not reach it \(time-out {TIMEOUT_S} s\)", line), line

@@ -64,6 +64,23 @@ def test_preempted_job_is_requeued_and_ends_with_the_same_weights(
     assert "requeued" in log
 
 
+def test_stopping_the_task_with_the_id_of_its_array_leaves_the_others_alone(
+    cluster: Cluster, demo_data: Path, tmp_path: Path
+) -> None:
+    options = ["--gpus-per-node=1", "--array=0-2"]
+    array = cluster.submit("train_ms.py", *stage_one(demo_data, tmp_path / "run"), options=options)
+    tasks = {number: f"{array}_{number}" for number in range(3)}
+    for number, task in tasks.items():
+        wait_for_iteration(cluster, task, tmp_path / f"run-seed{number}", 1)
+    (base,) = [number for number, task in tasks.items() if cluster.show(task, "JobId") == array]
+    stop(cluster, tasks[base])
+    cluster.requeued(tasks[base])
+    for number, task in tasks.items():
+        cluster.wait(task, {"COMPLETED"})
+        assert cluster.show(task, "Restarts") == str(int(number == base))
+        assert len(starts(tmp_path / f"run-seed{number}")) == 1 + (number == base)
+
+
 def test_where_requeueing_is_off_a_new_job_goes_on_and_followers_wait_for_it(
     cluster: Cluster, demo_data: Path, untouched: Path, tmp_path: Path
 ) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import train_source
+import train_st
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted((REPOSITORY / "launch" / "slurm").iterdir())
@@ -21,11 +22,28 @@ BASE = {
     "SLURM_JOB_NODELIST": "n[1-2]",
     "SLURM_JOB_PARTITION": "main",
 }
+# A bare id of an array means all of its tasks, as with Slurm's own commands.
 STAND_INS = """
-squeue() { case $* in *%l*) echo 1:00:00;; *%f*) echo "(null)";; *) printf '%s' "${QUEUE-}";; esac; }
-scontrol() {
+each_task() {
+    if [[ -n ${SLURM_ARRAY_JOB_ID-} && " $* " == *" $SLURM_ARRAY_JOB_ID "* ]]; then printf "$line$line"
+    else printf "$line"; fi
+}
+squeue() {
+    local line
     case $* in
-        *"show job"*) echo "JobId=41 JobState=${STATE-RUNNING} Reason=${REASON-None} Dependency=";;
+        *%l*) line='1:00:00\\n';;
+        *%f*) line='(null)\\n';;
+        *--steps*) line="${STEP-}";;
+        *) printf '%s' "${QUEUE-}"; return;;
+    esac
+    each_task "$@"
+}
+scancel() { echo "SCANCEL $*"; }
+scontrol() {
+    local line="JobId=41 JobState=${STATE-RUNNING} Reason=${REASON-None}"
+    line+=" PreemptTime=${PREEMPT_TIME-None} Dependency=\\n"
+    case $* in
+        *"show job"*) each_task "$@";;
         requeue*) echo "REQUEUE $2"; STATE=${STATE_AFTER-RUNNING}; return "${REQUEUE_FAILS-0}";;
         update*) echo "UPDATE $2 $3";;
     esac
@@ -54,12 +72,19 @@ def words_of(folder: Path, *words: str, **variables: str) -> list[str]:
 
 
 def end(
-    folder: Path, *, status: int, stopped_by: str = "", before: str = "", **variables: str
+    folder: Path,
+    *,
+    status: int,
+    stopped_by: str = "",
+    before: str = "",
+    done_before: str = "",
+    **variables: str,
 ) -> tuple[int, str]:
     """Exit code and messages of the end of a job whose run folder is `folder`."""
     code = (
         f"submitted=(train_ms.py 'a b'); words=(train_ms.py); run_dir='{folder}'; status={status}; "
-        f"stopped_by='{stopped_by}'; preempted_before='{before}'; waiting_before=''; end_job"
+        f"stopped_by='{stopped_by}'; preempted_before='{before}'; waiting_before=''; "
+        f"done_before='{done_before}'; notice_preemption; end_job"
     )
     done = job(code, folder, **variables)
     return done.returncode, done.stdout + done.stderr
@@ -85,6 +110,27 @@ def test_default_run_folder_is_the_programs(words: list[str]) -> None:
     words = [*words, *["--source", "gta5", "--target", "cityscapes", "--backbone-weights", "none"]]
     folder = words_of(REPOSITORY, "train_source.py", *words)[-1]
     assert folder == str(train_source.parse_args(words).snapshot_dir)
+
+
+def test_seed_and_run_folder_of_argument_files_are_the_programs(tmp_path: Path) -> None:
+    recipe = "@launch/recipes/synthia_to_cityscapes_daformer.args"
+    folder = words_of(tmp_path, "train_st.py", recipe)[-1]  # found below the checkout
+    expected = train_st.parse_args([recipe, "--backbone-weights", "torchvision"]).snapshot_dir
+    assert folder == str(expected) == "runs/synthia_to_cityscapes_daformer-seed2"
+    (tmp_path / "inner").mkdir()
+    (tmp_path / "outer.args").write_text("--save-every 5 # --snapshot-dir no\n\n@inner/nested.args\n")
+    (tmp_path / "inner" / "nested.args").write_text("@beside.args\n# --snapshot-dir no")
+    (tmp_path / "inner" / "beside.args").write_text('--snapshot_dir "runs/it\'s \\"here\\"" --seed=3')
+    command = ["train_source.py", "@outer.args"]
+    code = f'words=({" ".join(command)}); find_run_folder; printf \'%s|\' "$run_dir" "${{words[@]}}"'
+    assert job(code, tmp_path).stdout == f"""runs/it's "here"|{"|".join(command)}|"""
+    assert words_of(tmp_path, *command, SLURM_ARRAY_TASK_ID="7")[2:] == [
+        *("--seed", "7", "--snapshot-dir"),
+        """runs/it's "here"-seed7""",
+    ]
+    (tmp_path / "inner" / "beside.args").write_text("--snapshot-dir runs/{seed}/x @../outer.args @none.args")
+    filled = words_of(tmp_path, *command, SLURM_ARRAY_TASK_ID="7")
+    assert filled[-2:] == ["--snapshot-dir", "runs/7/x"]
 
 
 @pytest.mark.parametrize("words", [["--snapshot-dir", "a b"], ["--snapshot_dir=a b"]])
@@ -124,6 +170,22 @@ def test_finished_and_waiting_runs_are_not_started_again(tmp_path: Path) -> None
         code, text = end(tmp_path, status=0)
         assert (code, "REQUEUE" in text) == (0, False)
         (tmp_path / name).unlink()
+
+
+def test_done_of_an_earlier_start_does_not_hide_what_happened(tmp_path: Path) -> None:
+    (tmp_path / "DONE").write_text("old")
+    assert end(tmp_path, status=1, done_before="old")[0] == 1
+    code, text = end(tmp_path, status=1, stopped_by="USR1", done_before="old")
+    assert (code, "REQUEUE 41" in text) == (0, True)
+    (tmp_path / "DONE").write_text("new")
+    code, text = end(tmp_path, status=1, stopped_by="USR1", done_before="old")
+    assert (code, "REQUEUE" in text) == (0, False)
+
+
+def test_preemption_that_only_the_processes_were_told_of_is_requeued(tmp_path: Path) -> None:
+    code, text = end(tmp_path, status=1, PREEMPT_TIME="2026-01-01T00:00:00")
+    assert (code, "REQUEUE 41" in text) == (0, True)
+    assert end(tmp_path, status=1, PREEMPT_TIME="")[0] == 1
 
 
 def test_saved_run_is_requeued_whatever_torchrun_returned(tmp_path: Path) -> None:
@@ -194,6 +256,33 @@ def test_without_requeueing_the_job_is_submitted_again_with_its_resources(tmp_pa
     assert text.count("UPDATE") == 1
 
 
+BASE_TASK = {"SLURM_JOB_ID": "41", "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "2"}
+
+
+def test_task_with_the_id_of_its_array_stops_and_requeues_itself_alone(tmp_path: Path) -> None:
+    code = f"run_dir='{tmp_path}'; stopped_by=''; signals=0; sleep 9 & pass_stop_on USR1; kill $!"
+    done = job(code, tmp_path, STEP="41_2.0\\n", **BASE_TASK)
+    assert done.stdout.split() == ["SCANCEL", "--signal=TERM", "41_2"], done.stderr
+    (tmp_path / "PREEMPTED").write_text("new")
+    code, text = end(tmp_path, status=1, **BASE_TASK)
+    assert code == 0
+    assert "REQUEUE 41_2\n" in text
+    code, text = end(tmp_path, status=1, stopped_by="TERM", STATE="PENDING", **BASE_TASK)
+    assert code == 0
+    assert "REQUEUE" not in text
+
+
+def test_task_of_an_array_that_submits_itself_again_says_one_time_limit(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    queue = "50|afterok:41_*(unfulfilled)\n51|afterok:41_3(unfulfilled)\n"
+    code, text = end(tmp_path, status=1, REQUEUE_FAILS="1", QUEUE=queue, **BASE_TASK)
+    assert code == 0
+    assert text.count("1:00:00") == 1
+    assert "--array=2" in text
+    assert "UPDATE JobId=50 Dependency=afterok:41_*,afterok:52" in text
+    assert text.count("UPDATE") == 1
+
+
 def test_after_too_many_starts_the_command_is_printed(tmp_path: Path) -> None:
     (tmp_path / "PREEMPTED").write_text("new")
     code, text = end(tmp_path, status=1, SLURM_RESTART_COUNT="49")
@@ -215,3 +304,92 @@ def test_scripts_are_found_in_the_checkout_and_missing_ones_refused(tmp_path: Pa
     done = job("words=(evalute.py); check_words", tmp_path)
     assert done.returncode == 2
     assert "evalute.py is no script" in done.stderr
+
+
+def test_pyxis_gets_the_folders_and_all_mounts(tmp_path: Path) -> None:
+    code = 'words=(train_ms.py); run_dir=""; prepare_launch; printf "%s\\n" "${container_step[@]}"'
+    variables = {
+        "SEGADAPT_CONTAINER": "an image.sqsh",
+        "SEGADAPT_CONTAINER_KIND": "pyxis",
+        "SEGADAPT_HEAD": "n1",
+    }
+    mounts = f"--container-mounts={tmp_path}:{tmp_path},{REPOSITORY}:{REPOSITORY}"
+    first = ["--container-image=an image.sqsh", f"--container-workdir={tmp_path}"]
+    assert job(code, tmp_path, **variables).stdout.splitlines() == [*first, mounts]
+    done = job(code, tmp_path, SEGADAPT_MOUNTS="/data:/data,/my scratch:/s", **variables)
+    assert done.stdout.splitlines() == [*first, f"{mounts},/data:/data,/my scratch:/s"]
+    done = job(code, tmp_path, SEGADAPT_ARCHIVE="data.tar", **variables)
+    assert done.returncode == 2
+    assert "SEGADAPT_ARCHIVE does not go with pyxis" in done.stderr
+
+
+def test_first_node_without_an_address_is_refused(tmp_path: Path) -> None:
+    done = job('head_address() { :; }; words=(x); run_dir=""; prepare_launch', tmp_path)
+    assert done.returncode == 2
+    assert "set SEGADAPT_HEAD" in done.stderr
+
+
+def test_data_folder_without_an_archive_is_refused(tmp_path: Path) -> None:
+    done = job("words=(train_ms.py --data-root '{data}/x'); check_words", tmp_path)
+    assert done.returncode == 2
+    assert "SEGADAPT_ARCHIVE, which is not set" in done.stderr
+
+
+def test_clean_up_is_short_after_a_stop(tmp_path: Path) -> None:
+    code = 'timeout() { echo "$2"; }; stopped_by=""; remove_staged_data; stopped_by=USR1; remove_staged_data'
+    assert job(code, tmp_path, SEGADAPT_ARCHIVE="x").stdout.split() == ["120", "15"]
+
+
+def node(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Runs node.sh with a stand-in for python that prints its words."""
+    (folder / "bin").mkdir(exist_ok=True)
+    python = folder / "bin" / "python"
+    python.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
+    python.chmod(0o755)
+    (folder / "environment.sh").touch()
+    environment = {
+        **BASE,
+        **{"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "SEGADAPT_ENV": str(folder / "environment.sh")},
+        **{"SLURM_NODEID": "0", "SLURMD_NODENAME": "n1", "MASTER_ADDR": "n1", "MASTER_PORT": "1"},
+        **variables,
+    }
+    command = ["bash", str(REPOSITORY / "launch" / "slurm" / "node.sh"), *words]
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
+
+
+def test_data_are_staged_where_only_this_user_writes(tmp_path: Path) -> None:
+    subprocess.run(["tar", "-cf", "data.tar", "-T", "/dev/null"], cwd=tmp_path, check=True)
+    local = tmp_path / "a & b"
+    variables = {"SEGADAPT_ARCHIVE": "data.tar", "SEGADAPT_LOCAL_DIR": str(local)}
+    staged = local / "segadapt-41-n1"
+    for _ in range(2):  # again: a requeued job finds its folder
+        done = node(tmp_path, "train_ms.py", "--x={data}/y", **variables)
+        assert done.stdout.splitlines()[-2:] == ["train_ms.py", f"--x={staged}/y"], done.stderr
+        assert staged.stat().st_mode & 0o777 == 0o700
+    assert node(tmp_path, "--remove-staged-data", **variables).returncode == 0
+    assert not staged.exists()
+    (tmp_path / "elsewhere").mkdir()
+    staged.symlink_to(tmp_path / "elsewhere")
+    done = node(tmp_path, "train_ms.py", **variables)
+    assert done.returncode == 2
+    assert "somebody else's" in done.stderr
+
+
+def test_chain_that_cannot_be_submitted_whole_says_how_to_withdraw_it(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    sbatch = tmp_path / "bin" / "sbatch"
+    sbatch.write_text(
+        "#!/bin/bash\n[[ $* != *--job-name=stage_two* ]] || exit 1\n"
+        'echo x >>calls; echo "$SEGADAPT_HOME" >&2; echo $((100 + $(wc -l <calls)))\n'
+    )
+    sbatch.chmod(0o755)
+    done = subprocess.run(
+        [str(REPOSITORY / "launch" / "slurm" / "pipeline.sh"), "gta5_to_cityscapes", "runs"],
+        cwd=tmp_path,
+        env={"PATH": f"{sbatch.parent}:/usr/bin:/bin"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count(f"{REPOSITORY}\n") == 2
+    assert "scancel 101 102\n" in done.stderr

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from launch import status
 from tests.distributed.launching import REPOSITORY
 from tests.toy_training import run_in
+from utils import folder_lock
 from utils.errors import RunStopped
 from utils.folder_lock import FolderLock, holder
 from utils.runs import DONE, LOCK_FILE, PREEMPTED, WAITING_FOR_LABELS
@@ -114,6 +116,58 @@ def test_runs_are_searched_below_a_root_and_damage_is_a_line(
     found = json.loads(capsys.readouterr().out)
     assert [entry["state"] for entry in found] == ["done", "died"]
     assert found[0]["processes"] == 4
+
+
+@pytest.mark.parametrize("text", ["[1]", "{}", '{"pid": "1"}', "[" * 4000, '{"pid": 1e999}', "\\xff"])
+def test_a_lock_file_with_anything_in_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str
+) -> None:
+    folder = write_run(tmp_path / "run")
+    (folder / LOCK_FILE).write_text(text)
+    monkeypatch.setattr(folder_lock, "_is_locked", lambda descriptor: None)  # the text decides
+    assert status.read_status(folder).state == "died"
+    lock = FolderLock(folder / LOCK_FILE)
+    lock.acquire()
+    lock.release()
+    (folder / LOCK_FILE).unlink()
+    (folder / LOCK_FILE).mkdir()
+    assert status.read_status(folder).state == "died"
+
+
+def test_numbers_without_a_size_are_left_out(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", num_steps_stop=float("inf"))
+    with (folder / "metrics.jsonl").open("w") as file:
+        file.write('{"iteration": 10, "time/seconds": Infinity}\n{"iteration": 1' + "0" * 400 + "}\n")
+    found = status.read_status(folder)
+    assert (found.iteration, found.stop, found.rate) == (20, None, None)
+    assert status.format_table([found])
+
+
+def test_folders_without_rights_are_passed_over() -> None:
+    program = (
+        "import os, sys; from pathlib import Path; from launch import status\n"
+        "os.geteuid() == 0 and os.seteuid(65534)\n"
+        "print([str(run) for run in status.find_runs([Path(sys.argv[1])])])\n"
+        "for name in 'closed', 'closed/below':\n"
+        "    try: status.find_runs([Path(sys.argv[1]) / name])\n"
+        "    except status.UserError as error: print(error)\n"
+    )
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        root.chmod(0o755)
+        open_run = write_run(root / "open")
+        for folder, rights in (("closed", 0), ("listed", 0o444)):
+            write_run(root / folder)
+            (root / folder).chmod(rights)
+        done = subprocess.run(
+            [sys.executable, "-c", program, name], cwd=REPOSITORY, capture_output=True, text=True
+        )
+        for folder in ("closed", "listed"):
+            (root / folder).chmod(0o755)
+    found, closed, below = done.stdout.splitlines()
+    assert found == str([str(open_run)])
+    assert "no run below" in closed
+    assert "cannot be read" in below
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

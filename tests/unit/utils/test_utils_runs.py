@@ -301,3 +301,23 @@ os.kill(os.getpid(), 9)
         with pytest.raises(UserError, match=r"if that process is gone, delete .*\.lock"):
             lock.acquire()
         assert json.loads(file.read_text()) == owner
+
+    @pytest.mark.parametrize(
+        ("job", "restarts", "free"), [("7", "1", True), ("7", "0", False), ("8", "1", False)]
+    )
+    def test_without_locks_a_requeued_slurm_job_takes_its_folder_back(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str, restarts: str, free: bool
+    ) -> None:
+        monkeypatch.setattr(FolderLock, "_lock", staticmethod(lambda descriptor: None))
+        file = tmp_path / ".lock"
+        file.write_text(json.dumps({"pid": 1, "host": "x", "slurm_job": "7", "slurm_restarts": "0"}))
+        monkeypatch.setenv("SLURM_JOB_ID", job)
+        monkeypatch.setenv("SLURM_RESTART_COUNT", restarts)
+        lock = FolderLock(file)
+        if not free:
+            with pytest.raises(UserError, match="in use by process 1 on x"):
+                lock.acquire()
+            return
+        lock.acquire()
+        assert json.loads(file.read_text())["slurm_restarts"] == "1"
+        lock.release()
