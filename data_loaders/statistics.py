@@ -21,7 +21,7 @@ from data_loaders.file_list import FileList, Item
 from data_loaders.histogram import value_counts
 from data_loaders.parallel import ProgressLine, map_files
 from utils.class_spaces import IGNORE_LABEL, ClassSpace
-from utils.errors import UserError
+from utils.errors import UserError, reason
 from utils.files import write_atomically
 
 STATISTICS, STATISTICS_BY_FILE = "sample_class_stats.json", "sample_class_stats_dict.json"
@@ -243,7 +243,7 @@ def read_label_info(path: Path) -> LabelInfo:
         ) from None
     except Exception as error:  # a damaged pickle can raise anything
         raise UserError(
-            f"label table {path} is damaged or no pickle: {type(error).__name__} {error}."
+            f"label table {path} is damaged or no pickle: {type(error).__name__} {reason(error)}."
         ) from None
     if not _is_label_info(content):
         raise UserError(

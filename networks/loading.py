@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from networks.factory import build, complete
@@ -17,7 +18,7 @@ from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec, OptionValue
 from networks.weights import expected_shapes, load_exactly
 from utils import snapshots
-from utils.errors import UserError
+from utils.errors import UserError, reason
 
 FREE_OPTIONS = frozenset(
     {"drop_rate", "drop_path_rate", "inner_drop_rate", "output_stride"}
@@ -128,8 +129,14 @@ def _read_snapshot(
     try:
         spec = NetworkSpec.from_dict(content["network"])
         evaluation = dict(content.get("evaluation") or {})
-    except (TypeError, AttributeError, KeyError) as error:
-        raise UserError(f"{file} is no snapshot of this program ({error}); give another file") from error
+        with torch.device("meta"):  # values of any kind may be in a file that is not ours
+            build(spec)
+    except UserError:
+        raise
+    except Exception as error:
+        raise UserError(
+            f"{file} describes no network of this program ({reason(error)}); give another file"
+        ) from error
     if class_space not in (None, spec.class_space):
         raise UserError(f"{file} was trained on class space {spec.class_space}, not on {class_space}")
     return _Content(file, spec, snapshots.clean_keys(state), content.get("iteration"), evaluation, "segadapt")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from selection.queries import ImageQuery, joined, offsets_of
-from utils.errors import UserError
+from utils.errors import UserError, reason
 from utils.files import write_atomically
 
 
@@ -42,7 +42,7 @@ def read_arrays(path: Path, *, remedy: str) -> dict[str, np.ndarray]:
 
 def damaged(path: Path, error: object, *, remedy: str) -> UserError:
     """The error for a file whose content is not what was written."""
-    return UserError(f"{path} is damaged ({error}); {remedy}.")
+    return UserError(f"{path} is damaged ({reason(error)}); {remedy}.")
 
 
 def pack_queries(queries: Sequence[ImageQuery]) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from data_loaders.file_list import join_names
 from utils import maths
-from utils.errors import UserError, alike_everywhere
+from utils.errors import UserError, alike_everywhere, reason
 from utils.files import write_atomically
 
 logger = logging.getLogger(__name__)
@@ -128,7 +128,7 @@ def _read_array(file: Path, name: str) -> np.ndarray:
     except UserError:
         raise
     except Exception as error:  # damage can surface as any error of the zip reader or of numpy's
-        raise UserError(f"{file} cannot be read as .npz ({error}); {_DAMAGED}.") from None
+        raise UserError(f"{file} cannot be read as .npz ({reason(error)}); {_DAMAGED}.") from None
 
 
 def _no_bank(file: Path, name: str, members: Sequence[str]) -> UserError:

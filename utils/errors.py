@@ -39,6 +39,11 @@ class RunStopped(RuntimeError):
     everywhere = True
 
 
+def reason(error: object, longest: int = 200) -> str:
+    """What another library's error says, on one line and not too long, for a message of ours."""
+    return " ".join(str(error).split())[:longest] or type(error).__name__
+
+
 @contextmanager
 def alike_everywhere() -> Iterator[None]:
     """Marks UserErrors from inside: all processes read the same arguments and files and find them alike.

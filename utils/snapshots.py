@@ -84,7 +84,7 @@ def _check_header(path: Path) -> None:
     if not head.strip(b"\0"):
         raise DamagedSnapshotError(f"{path} is empty; use an older snapshot.")
     if head.startswith(b"PK"):
-        if not zipfile.is_zipfile(path):
+        if not _is_zip(path):
             raise DamagedSnapshotError(f"{path} is cut off (its end is missing); use an older snapshot.")
     elif head.startswith(b"\x80"):
         if _OLD_TORCH_MAGIC not in head:
@@ -99,7 +99,7 @@ def _check_sums(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
-    except zipfile.BadZipFile as error:
+    except Exception as error:  # damage can surface as any error of the zip reader
         raise DamagedSnapshotError(f"{path} is damaged ({_short(error)}); use an older snapshot.") from error
     if broken is not None:
         raise DamagedSnapshotError(f"{path} is damaged (check sum of {broken}); use an older snapshot.")
@@ -107,7 +107,7 @@ def _check_sums(path: Path) -> None:
 
 def _refusal(path: Path, error: pickle.UnpicklingError) -> UserError:
     """Tells a file that wants to run code from one whose bytes are broken."""
-    if zipfile.is_zipfile(path):
+    if _is_zip(path):
         _check_sums(path)
     # builtins such as eval are named without a module
     asked = re.search(r"(?:GLOBAL\s+(?=\w)|(?:class|function)\s+'?(?=\w+\.))([\w.]*\w)", str(error))
@@ -117,6 +117,13 @@ def _refusal(path: Path, error: pickle.UnpicklingError) -> UserError:
         f"{path} is refused: it holds more than weights, and reading it would run {asked.group(1)}; "
         "convert it to plain tensors with the program that wrote it."
     )
+
+
+def _is_zip(path: Path) -> bool:
+    try:
+        return zipfile.is_zipfile(path)
+    except zipfile.BadZipFile:  # such as an end that speaks of several disks
+        return False
 
 
 def _short(error: Exception) -> str:
