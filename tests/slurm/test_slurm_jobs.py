@@ -74,7 +74,7 @@ def test_chain_of_the_whole_pipeline(cluster: Cluster, demo_data: Path, tmp_path
     for job in jobs:
         cluster.wait(job, {"COMPLETED"})
     assert [start["world_size"] for start in starts(folder / "stage_two")] == [2]
-    assert len(json.loads((folder / "scores.json").read_text())["rows"]) == 2
+    assert len(json.loads((folder / "scores.json").read_text())["runs"]) == 2
 
 
 def test_chain_stops_at_a_stage_that_fails(cluster: Cluster, demo_data: Path, tmp_path: Path) -> None:
