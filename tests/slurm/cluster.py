@@ -18,6 +18,7 @@ from tests.distributed.launching import free_port
 PROGRAMS = ("munged", "slurmctld", "slurmd", "sbatch", "scontrol", "squeue", "scancel", "srun")
 NODES = ("n1", "n2")
 GPUS_PER_NODE = 2
+REVOKED_S = 3.0  # a job that starts in the second of its requeueing is refused: "Job credential revoked"
 FINISHED = frozenset(
     {"COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL", "PREEMPTED", "OUT_OF_MEMORY"}
 )
@@ -50,7 +51,13 @@ SlurmdTimeout=30
 KillWait=60
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=0,bf_interval=5
 {nodes}
-PartitionName=main Nodes=n[1-2] Default=YES MaxTime=INFINITE State=UP
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+PartitionName=DEFAULT Nodes=n[1-2] MaxTime=INFINITE State=UP
+PartitionName=main Default=YES PriorityTier=10 PreemptMode=OFF
+PartitionName=urgent PriorityTier=10 PreemptMode=OFF
+PartitionName=requeued PriorityTier=1 PreemptMode=REQUEUE GraceTime=60
+PartitionName=cancelled PriorityTier=1 PreemptMode=CANCEL GraceTime=60
 """
 _NODE = (
     "NodeName={name} NodeHostname={host} NodeAddr=127.0.0.1 Port={port} "
@@ -144,9 +151,23 @@ class Cluster:
         self.jobs.append(job)
         return job
 
+    def submit_urgent(self) -> str:
+        """Submits a job of a second on all GPUs; it preempts jobs in partitions requeued and cancelled."""
+        options = [
+            "--partition=urgent",
+            "--nodes=2",
+            f"--gpus-per-node={GPUS_PER_NODE}",
+            "--output=urgent.log",
+        ]
+        job = self.command("sbatch", "--parsable", *options, "--wrap", "sleep 1")
+        self.jobs.append(job)
+        return job
+
     def node_states(self) -> list[str]:
         """The nodes' states as sinfo has them."""
-        return self.command("sinfo", "--noheader", "--Node", "--format=%t", check=False).split()
+        return self.command(
+            "sinfo", "--noheader", "--Node", "--partition=main", "--format=%t", check=False
+        ).split()
 
     def show(self, job: str, name: str) -> str:
         """A field of `scontrol show job`, "" without the job."""
@@ -185,6 +206,7 @@ class Cluster:
         wait_for(lambda: self.show(job, "Restarts") not in ("", "0"), f"job {job} to be requeued", timeout)
         self.wait(job, {"PENDING", "RUNNING", "CONFIGURING"}, timeout=timeout)
         if self.show(job, "JobState") == "PENDING":
+            time.sleep(REVOKED_S)
             self.start_now(job)
 
     def kill_node(self, name: str) -> None:
