@@ -22,7 +22,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from utils.devices import Launch, choose_device, read_launch
-from utils.errors import RunStopped, UserError, alike_everywhere
+from utils.errors import RunStopped, UserError, alike_everywhere, reason
+from utils.meeting import meet
 from utils.roll_call import RollCall, StalledRankError, looks_like_lost_peers
 
 T = TypeVar("T")
@@ -99,9 +100,9 @@ def session(device: str = "auto", *, timeout_s: float = 1800) -> Iterator[World]
 def _open_group(launch: Launch, device: torch.device, timeout_s: float) -> None:
     global _session
     timeout = timedelta(seconds=timeout_s)
-    store, _, _ = next(iter(dist.rendezvous("env://", launch.rank, launch.size, timeout=timeout)))
     backend = "nccl" if device.type == "cuda" else "gloo"
     try:
+        store = _store_of_this_start(launch, timeout_s)
         dist.init_process_group(
             backend,
             store=store,
@@ -109,15 +110,25 @@ def _open_group(launch: Launch, device: torch.device, timeout_s: float) -> None:
             world_size=launch.size,
             timeout=group_timeout(backend, timeout_s),
         )
+    except RunStopped:
+        raise
     except (RuntimeError, dist.DistError) as error:
         raise RunStopped(
-            f"{socket.gethostname()} could not reach the other processes within {timeout_s:g} s: {error}; "
-            f"are all {launch.size} started? Where machines have several networks, name the one to use in "
-            "GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
+            f"{socket.gethostname()} could not reach the other processes within {timeout_s:g} s: "
+            f"{reason(error)}; are all {launch.size} started? Where machines have several networks, name the "
+            "one to use in GLOO_SOCKET_IFNAME and NCCL_SOCKET_IFNAME"
         ) from error
     control = dist.group.WORLD if backend == "gloo" else dist.new_group(backend="gloo", timeout=timeout)
     roll_call = RollCall(dist.PrefixStore("roll_call", store), launch.rank, launch.size)
     _session = _Session(control, roll_call, timeout_s)
+
+
+def _store_of_this_start(launch: Launch, timeout_s: float) -> dist.Store:
+    """A part of the launcher's key-value store that nobody has written to before these processes."""
+    timeout = timedelta(seconds=timeout_s)
+    store, _, _ = next(iter(dist.rendezvous("env://", launch.rank, launch.size, timeout=timeout)))
+    part = meet(dist.PrefixStore("meeting", store), launch.rank, launch.size, timeout_s)
+    return dist.PrefixStore(part, store)
 
 
 def group_timeout(backend: str, timeout_s: float) -> timedelta:

@@ -7,7 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -75,3 +76,38 @@ def run_processes(
     if check:
         assert process.returncode == 0, f"{command} returned {process.returncode}:\n{output}\n{errors}"
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+@contextmanager
+def torchruns(
+    nodes: int, words: Sequence[str], output: Path, *, restarts: int
+) -> Iterator[list[subprocess.Popen[bytes]]]:
+    """Two processes under one torchrun, or under two of one process each; nothing of them is left at the end.
+
+    Args:
+        nodes: 1 or 2.
+        words: a script and its arguments.
+        output: file for what all of them write.
+        restarts: how often a torchrun starts its processes again.
+    """
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes)]
+    launcher += ["--max-restarts", str(restarts), "--nproc-per-node", str(2 // nodes)]
+    launcher += ["--master-addr", "127.0.0.1", "--master-port", str(free_port())]
+    with output.open("wb") as file:
+        launchers = [
+            subprocess.Popen(
+                [*launcher, "--node-rank", str(node), *words],
+                cwd=REPOSITORY,
+                env=environment(),
+                stdout=file,
+                stderr=file,
+            )
+            for node in range(nodes)
+        ]
+    try:
+        yield launchers
+    finally:
+        for process in launchers:
+            process.terminate()
+        for process in launchers:
+            process.wait()

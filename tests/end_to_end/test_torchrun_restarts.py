@@ -6,16 +6,14 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from tests.batch_runs import DEMO, ITERATIONS, SOURCE_ONLY, last_state, logged, starts
-from tests.distributed.launching import REPOSITORY, environment, free_port, run_processes
+from tests.distributed.launching import run_processes, torchruns
 from tests.forked_runs import assert_same
 from utils.runs import DONE
 
@@ -38,32 +36,6 @@ def untouched(words: list[str], tmp_path_factory: pytest.TempPathFactory) -> Pat
     return folder
 
 
-@contextmanager
-def torchruns(nodes: int, words: Sequence[str], output: Path) -> Iterator[list[subprocess.Popen[bytes]]]:
-    """Two processes under one torchrun or two of one process each; nothing of them is left at the end."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", str(nodes), "--max-restarts", "1"]
-    launcher += ["--nproc-per-node", str(2 // nodes), "--master-addr", "127.0.0.1"]
-    launcher += ["--master-port", str(free_port())]
-    with output.open("wb") as file:
-        launchers = [
-            subprocess.Popen(
-                [*launcher, "--node-rank", str(node), *words],
-                cwd=REPOSITORY,
-                env=environment(),
-                stdout=file,
-                stderr=file,
-            )
-            for node in range(nodes)
-        ]
-    try:
-        yield launchers
-    finally:
-        for process in launchers:
-            process.terminate()
-        for process in launchers:
-            process.wait()
-
-
 def process_of_rank(launchers: Sequence[subprocess.Popen[bytes]], rank: int) -> int:
     """Process id of a rank."""
     for launcher in launchers:
@@ -73,12 +45,13 @@ def process_of_rank(launchers: Sequence[subprocess.Popen[bytes]], rank: int) -> 
     raise AssertionError(f"no process of rank {rank}")
 
 
-@pytest.mark.long  # on a busy machine restarted processes may miss each other, once in a while
+@pytest.mark.long  # tests/distributed/test_distributed_restarted_processes.py is the everyday one
 @pytest.mark.parametrize("nodes", [1, 2])
 def test_run_goes_on_after_a_rank_died(nodes: int, words: list[str], untouched: Path, tmp_path: Path) -> None:
     folder, output = tmp_path / "run", tmp_path / "output"
     deadline = time.monotonic() + TIMEOUT_S
-    with torchruns(nodes, [*words, "--snapshot-dir", str(folder)], output) as launchers:
+    command = [*words, "--snapshot-dir", str(folder)]
+    with torchruns(nodes, command, output, restarts=1) as launchers:
         while logged(folder)[-1:] < [3]:
             assert time.monotonic() < deadline, output.read_text()
             assert launchers[0].poll() is None, output.read_text()
