@@ -17,7 +17,7 @@ from networks.normalization import FrozenAffine, frozen_layers
 from networks.published import Layout, layout_of, unwrapped
 from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec
-from networks.weights import COUNTER, check_entries, expected_shapes, has_any
+from networks.weights import COUNTER, check_entries, check_finite, expected_shapes, has_any
 from utils import snapshots
 from utils.errors import UserError
 
@@ -83,6 +83,7 @@ def load_backbone(network: SegmentationNetwork, source: str) -> str:
         entries,
         f"--backbone-weights {source} is {layout.title} that does not fit {backbone}",
     )
+    check_finite(entries, f"--backbone-weights {source}")
     _check_variances(entries, source)
     network.load_state_dict({**network.state_dict(), **entries})
     raised = _prepare_frozen(frozen, add_epsilon=backbone == "mobilenet_v2")
@@ -102,9 +103,9 @@ def _check_size(entries: Mapping[str, Any], layout: Layout, source: str, backbon
 
 def _check_variances(entries: Mapping[str, Tensor], source: str) -> None:
     for name, value in entries.items():
-        if name.endswith("running_var") and not ((value >= 0) & value.isfinite()).all():
+        if name.endswith("running_var") and (value < 0).any():
             raise UserError(
-                f"--backbone-weights {source} is damaged: {name} holds negative or no numbers; get it anew"
+                f"--backbone-weights {source} is damaged: {name} holds negative numbers; get it anew"
             )
 
 

@@ -16,7 +16,7 @@ from networks.normalization import frozen_layers
 from networks.published import Which, identify, layout_of, unwrapped
 from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec, OptionValue
-from networks.weights import expected_shapes, load_exactly
+from networks.weights import check_finite, expected_shapes, load_exactly
 from utils import snapshots
 from utils.errors import UserError, reason
 
@@ -69,7 +69,8 @@ def load_network(
         spec_overrides: options that replace the stored ones without touching the weights, such as drop_rate.
 
     Raises:
-        UserError: no such file, damaged, an unknown layout, another class count, no teacher, a partial match.
+        UserError: no such file, damaged, an unknown layout, another class count, no teacher, a partial match,
+            values that are not finite.
     """
     content = _read(Path(path), weights, class_space)
     found = content.spec.num_classes
@@ -177,6 +178,7 @@ def _fill(network: SegmentationNetwork, content: _Content) -> None:
         f"{content.file} does not fit {spec.architecture} on {spec.backbone} with {spec.num_classes} classes"
     )
     load_exactly(network, content.state, what)
+    check_finite(content.state, content.file)
     for name, layer in frozen_layers(network).items():
         broken = int(layer.beyond().sum())
         if broken:

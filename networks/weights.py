@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from utils.errors import UserError
@@ -56,6 +58,20 @@ def check_entries(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, A
         )
     if problems:
         raise UserError(f"{what}: {'; '.join(problems)}")
+
+
+def check_finite(state: Mapping[str, Tensor], file: Path | str) -> None:
+    """Refuses weights of a run that has diverged, or of a damaged file.
+
+    Raises:
+        UserError: a value is infinite or no number; names the file and the first such entry.
+    """
+    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    if broken:
+        raise UserError(
+            f"{file} holds values that are not finite in {len(broken)} of {len(state)} entries, first "
+            f"{broken[0]}: its run has diverged, or the file is damaged; use another one"
+        )
 
 
 def has_any(state: Iterable[str], *beginnings: str) -> bool:

@@ -91,6 +91,19 @@ def test_frozen_statistics_that_cannot_be_divided_by_are_refused(tmp_path: Path)
         load_network(tmp_path / "s.pth")
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_of_a_diverged_run_are_refused(
+    tmp_path: Path, student: SegmentationNetwork, value: float
+) -> None:
+    with torch.no_grad():
+        next(student.parameters())[0] = value
+    snapshots.save(tmp_path / "s.pth", snapshot(student))
+    with pytest.raises(
+        UserError, match=r"s\.pth holds values that are not finite in 1 of \d+ entries, first"
+    ):
+        load_weights(network(), tmp_path / "s.pth")
+
+
 def test_a_network_of_another_normalisation_is_not_filled(tmp_path: Path) -> None:
     net, other = (
         build(NetworkSpec("deeplab_v2", "resnet18_quarter", 3, "any", {"norm_style": style}))
