@@ -5,8 +5,10 @@
     python launch/status.py --json runs              # one JSON list, for scripts
     watch -n 60 python launch/status.py runs
 
-States: running, done, preempted (stopped by a signal, the same command continues), waiting (for labels from
-people), died (no process holds the folder and it left no mark: the same command continues), unreadable.
+States: running, running? (no lock is seen from here, but a process of another machine touched its file within
+five minutes: it runs on a file system whose locks do not reach other machines, or was just killed), done,
+preempted (stopped by a signal, the same command continues), waiting (for labels from people), died (no
+process holds the folder and it left no mark: the same command continues), unreadable.
 It reads only, also while runs write, and also from another machine that sees the folder. It is quick: torch
 is not imported.
 """
@@ -41,6 +43,7 @@ from utils.run_files import (
     WAITING_FOR_LABELS,
 )
 
+RUNNING, PERHAPS_RUNNING = "running", "running?"
 STATE_OF_MARK = {DONE: "done", PREEMPTED: "preempted", WAITING_FOR_LABELS: "waiting"}
 DEPTH = 4  # folders below a root that are searched
 TAIL_BYTES = 256 * 1024  # of a log that are read
@@ -54,7 +57,7 @@ class Status:
 
     Attributes:
         folder: of the run.
-        state: running, done, preempted, waiting, died or unreadable.
+        state: running, running?, done, preempted, waiting, died or unreadable.
         why: what the mark says, or the error that ended the run; "" where the state says all.
         script: that trains, such as train_ms.py.
         iteration: last one logged, or of the newest snapshot.
@@ -113,11 +116,19 @@ def _search(folder: Path, depth: int) -> Iterator[Path]:
             return
         if depth == 0:
             return
-        below = sorted(entry for entry in folder.iterdir() if entry.is_dir() and entry.name[0] != ".")
+        below = sorted(entry for entry in folder.iterdir() if entry.name[0] != "." and _is_folder(entry))
     except OSError:  # not ours to read, or removed meanwhile
         return
     for entry in below:
         yield from _search(entry, depth - 1)
+
+
+def _is_folder(entry: Path) -> bool:
+    """Whether it can be seen to be one; an entry that cannot be asked does not hide its neighbours."""
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def read_status(folder: Path) -> Status:
@@ -127,32 +138,32 @@ def read_status(folder: Path) -> Status:
         settings, start = dict(record["arguments"]), dict(record["starts"][-1])
         starts = len(record["starts"])
     except (OSError, ValueError, KeyError, TypeError, IndexError, RecursionError) as error:
-        return Status(str(folder), "unreadable", f"{ARGUMENTS_FILE}: {type(error).__name__}: {error}")
-    lines = list(_metric_lines(folder))
-    owner = folder_lock.holder(folder / LOCK_FILE)
-    state, why = ("running", "") if owner is not None else _ending(folder)
+        why = _one_line(f"{ARGUMENTS_FILE}: {type(error).__name__}: {error}")
+        return Status(str(folder), "unreadable", why)
+    lines = _metric_lines(folder)
+    state, why, owner = _state(folder)
     snapshot = _newest_snapshot(folder)
     logged = [line["iteration"] for line in lines if "time/seconds" in line]
     iteration = max([*logged[-1:], *([snapshot] if snapshot is not None else [])], default=None)
     stop = _number(settings.get("num_steps_stop"))
     rate = _rate(lines)
-    running = state == "running"
+    running = state in (RUNNING, PERHAPS_RUNNING)
     return Status(
         folder=str(folder),
         state=state,
         why=why,
-        script=str(settings.get("script") or "") or None,
+        script=_name(settings.get("script")),
         iteration=iteration,
         stop=None if stop is None else int(stop),
         rate=rate,
         left_s=max(stop - iteration, 0) / rate
-        if running and rate and iteration is not None and stop
+        if running and rate and iteration is not None and stop is not None
         else None,
         snapshot=snapshot,
-        miou=next((line["val/miou"] for line in reversed(lines) if _number(line.get("val/miou"))), None),
+        miou=next((x for line in reversed(lines) if (x := _number(line.get("val/miou"))) is not None), None),
         silent_s=_silence(folder),
-        processes=start.get("world_size"),
-        host=(owner or {}).get("host") or start.get("host"),
+        processes=_count(start.get("world_size")),
+        host=_name(owner.get("host")) or _name(start.get("host")),
         starts=starts,
     )
 
@@ -162,6 +173,20 @@ def _number(value: Any) -> float | None:
     if not isinstance(value, int | float) or isinstance(value, bool):
         return None
     return value if abs(value) < 1e15 else None
+
+
+def _count(value: Any) -> int | None:
+    return value if type(value) is int and 0 < value < 10**6 else None
+
+
+def _name(value: Any) -> str | None:
+    """A text of the length of a name, such as a host's or a script's."""
+    return _one_line(value)[:100] or None if isinstance(value, str) else None
+
+
+def _one_line(text: str) -> str:
+    """Without line ends and what else moves or colours a terminal."""
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())
 
 
 def _tail(path: Path) -> list[str]:
@@ -177,26 +202,54 @@ def _tail(path: Path) -> list[str]:
     return lines[1:] if size > TAIL_BYTES else lines
 
 
-def _metric_lines(folder: Path) -> Iterator[dict[str, Any]]:
-    for text in _tail(folder / METRICS_FILE):
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            continue
-        if (
-            isinstance(line, dict)
-            and isinstance(line.get("iteration"), int)
-            and _number(line["iteration"]) is not None
-        ):
-            yield line
+def _metric_lines(folder: Path) -> list[dict[str, Any]]:
+    """The newest lines of training, as many as the rate needs, and those with scores; oldest first."""
+    found: list[dict[str, Any]] = []
+    training = 0
+    for text in reversed(_tail(folder / METRICS_FILE)):
+        if training > RATE_LINES and '"val/miou"' not in text:
+            continue  # parsing all would take most of the time
+        line = _metric_line(text)
+        if line is not None:
+            found.append(line)
+            training += _is_training(line)
+    return found[::-1]
+
+
+def _metric_line(text: str) -> dict[str, Any] | None:
+    try:
+        line = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(line, dict) or not isinstance(line.get("iteration"), int):
+        return None
+    return line if _number(line["iteration"]) is not None else None
+
+
+def _is_training(line: dict[str, Any]) -> bool:
+    return (_number(line.get("time/seconds")) or 0) > 0
 
 
 def _rate(lines: Sequence[dict[str, Any]]) -> float | None:
     """Iterations per second of training, evaluations and other events left out."""
-    training = [line for line in lines if (_number(line.get("time/seconds")) or 0) > 0][-RATE_LINES - 1 :]
+    training = [line for line in lines if _is_training(line)][-RATE_LINES - 1 :]
     steps = [(b["iteration"] - a["iteration"], b["time/seconds"]) for a, b in pairwise(training)]
     steps = [(done, seconds) for done, seconds in steps if done > 0]
     return sum(done for done, _ in steps) / sum(seconds for _, seconds in steps) if steps else None
+
+
+def _state(folder: Path) -> tuple[str, str, dict[str, Any]]:
+    """State, reason, and who holds the folder."""
+    owner = folder_lock.holder(folder / LOCK_FILE)
+    if owner is not None:
+        return RUNNING, "", owner
+    ending, why = _ending(folder)
+    elsewhere = folder_lock.seen_elsewhere(folder / LOCK_FILE)
+    if elsewhere is None or ending == STATE_OF_MARK[PREEMPTED]:  # each start removes that mark first
+        return ending, why, {}
+    owner, seconds = elsewhere
+    why = f"process {owner['pid']} on {_name(owner['host'])} was alive {_duration(seconds)} ago"
+    return PERHAPS_RUNNING, f"{why}; its lock is not seen from this machine, or it was just killed", owner
 
 
 def _ending(folder: Path) -> tuple[str, str]:
@@ -207,13 +260,13 @@ def _ending(folder: Path) -> tuple[str, str]:
         except FileNotFoundError:
             continue
         except (OSError, ValueError, RecursionError) as error:
-            return STATE_OF_MARK[mark], f"{mark} cannot be read: {error}"
+            return STATE_OF_MARK[mark], _one_line(f"{mark} cannot be read: {error}")
         text = content.get("text") if isinstance(content, dict) else None
-        return STATE_OF_MARK[mark], str(text or "")
+        return STATE_OF_MARK[mark], _one_line(text) if isinstance(text, str) else ""
     why = "without a word: killed, or the machine stopped"
     for line in _tail(folder / LOG_FILE):
         if f" ERROR {ENDED_BY} " in line:
-            why = line.partition(f"{ENDED_BY} ")[2]
+            why = _one_line(line.partition(f"{ENDED_BY} ")[2])
         elif _LAST_START.search(line):
             why = "without a word: killed, or the machine stopped"
     return "died", why
@@ -242,13 +295,13 @@ def format_table(found: Sequence[Status]) -> str:
     rows = [("run", "state", "iteration", "it/s", "left", "mIoU", "written", "processes", "why")]
     for status in found:
         rate = "" if status.rate is None else f"{status.rate:.3g}"
-        place = f"{status.processes or '?'} on {status.host or '?'}"
+        place = f"{_or_unknown(status.processes)} on {_or_unknown(status.host)}"
         rows.append(
             (
-                status.folder,
+                _one_line(status.folder),
                 status.state,
-                f"{'?' if status.iteration is None else status.iteration}/{status.stop or '?'}",
-                rate if status.state == "running" else "",
+                f"{_or_unknown(status.iteration)}/{_or_unknown(status.stop)}",
+                rate if status.state in (RUNNING, PERHAPS_RUNNING) else "",
                 _duration(status.left_s),
                 "" if status.miou is None else f"{status.miou:.2f}",
                 f"{_duration(status.silent_s)} ago" if status.silent_s is not None else "",
@@ -261,6 +314,10 @@ def format_table(found: Sequence[Status]) -> str:
         "  ".join([*(cell.ljust(width) for cell, width in zip(row, widths, strict=False)), row[-1]]).rstrip()
         for row in rows
     )
+
+
+def _or_unknown(value: int | str | None) -> str:
+    return "?" if value is None else str(value)
 
 
 def _duration(seconds: float | None) -> str:
@@ -288,8 +345,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--state",
         action="append",
-        choices=("running", "done", "preempted", "waiting", "died", "unreadable"),
-        help="only runs in this state; may be given several times",
+        choices=(RUNNING, PERHAPS_RUNNING, "done", "preempted", "waiting", "died", "unreadable"),
+        help=f"only runs in this state; may be given several times (quote '{PERHAPS_RUNNING}' in a shell)",
     )
     args = parser.parse_args(argv)
     found = [read_status(folder) for folder in find_runs(args.places)]

@@ -8,6 +8,10 @@ refuse() {
     exit 2
 }
 
+warn() {
+    printf 'warning: %s: %s\n' "$(hostname)" "$*" >&2
+}
+
 staged=${SEGADAPT_LOCAL_DIR:-${SLURM_TMPDIR:-${TMPDIR:-/tmp}}}/segadapt-$SLURM_JOB_ID-${SLURMD_NODENAME:-$(hostname)}
 
 # Unpacks the archives of SEGADAPT_ARCHIVE (separated by colons) and makes them the data root.
@@ -53,13 +57,21 @@ in_container() {
 
 # One process per GPU of this job on this node; without GPUs one process on its CPUs.
 choose_processes() {
-    local gpus=${SLURM_GPUS_ON_NODE:-0} cpus=${SLURM_CPUS_PER_TASK:-1} threads
+    local gpus=${SLURM_GPUS_ON_NODE:-0} cores=${SLURM_CPUS_ON_NODE:-1} usable threads
     processes=${SEGADAPT_PROCESSES:-$gpus}
     if ((gpus == 0)); then
         processes=${SEGADAPT_PROCESSES:-1}
         export CUDA_VISIBLE_DEVICES="" # GPUs of this node belong to others
     fi
-    threads=$((cpus / processes))
+    usable=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
+    if ((usable < cores)); then
+        warn "only $usable of this job's $cores cores can be used here: the processes are bound to them"
+        cores=$usable
+    fi
+    if ((gpus > 0 && cores < 4 * processes)); then
+        warn "$cores cores for $processes process(es): the GPUs may wait for pictures; see --cpus-per-task"
+    fi
+    threads=$((cores / processes))
     ((gpus == 0 || threads <= 4)) || threads=4 # loader processes need the others
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
 }

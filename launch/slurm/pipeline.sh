@@ -17,7 +17,13 @@
 #
 # Every job starts when the one before has succeeded; one that is stopped on the way comes back, and the chain waits
 # for it. Called again, it goes on where it ended: finished runs are passed over.
+#
+# With `sbatch: --array 0-2` and {seed} in the folder (runs/{seed}) there is a chain for every seed.
 
+if [ "$((BASH_VERSINFO[0] * 100 + BASH_VERSINFO[1]))" -lt 404 ]; then
+    echo "error: bash $BASH_VERSION is too old: bash 4.4 or newer is needed" >&2
+    exit 2
+fi
 set -euo pipefail
 
 usage() {
@@ -65,6 +71,19 @@ recipe() {
     refuse "no recipe $1.args, here or in launch/recipes"
 }
 
+array=${SBATCH_ARRAY_INX:-}
+for word in "${sbatch[@]}"; do
+    [[ $word != -a* && $word != --array* ]] || array=$word
+done
+for word in "${sbatch_training[@]}" "${sbatch_inference[@]}"; do
+    [[ $word != -a* && $word != --array* ]] || refuse "the whole chain is an array, or nothing: say sbatch: $word"
+done
+if [[ -n $array && $folder != *"{seed}"* ]]; then
+    refuse "the tasks of an array need folders of their own: write {seed} in it, for example $folder/{seed}"
+elif [[ -z $array && $folder == *"{seed}"* ]]; then
+    refuse "{seed} in $folder is the number of a task of a job array: say sbatch: --array 0-2, or write the number"
+fi
+
 first_recipe=$(recipe "${name}_mrnet")
 second_recipe=$(recipe "${second[0]:-${name}_rectified}")
 if ((${#target[@]} == 0)); then
@@ -72,13 +91,20 @@ if ((${#target[@]} == 0)); then
     target=("${name##*_to_}")
 fi
 
+# The jobs are none of a job in which this script may run.
+for variable in $(compgen -e SLURM_); do
+    [[ $variable == SLURM_CONF || $variable == SLURM_CLUSTERS ]] || unset "$variable"
+done
+
+after=afterok
+[[ -z $array ]] || after=aftercorr # each task after the one with its number
 previous="" previous_run="" submitted=()
 # submit TITLE TRAINING|INFERENCE WORD...: a job after the previous one.
 submit() {
     local title=$1 kind=$2 options=("${sbatch[@]}")
     shift 2
     if [[ $kind == training ]]; then options+=("${sbatch_training[@]}"); else options+=("${sbatch_inference[@]}"); fi
-    [[ -z $previous ]] || options+=("--dependency=afterok:$previous" --kill-on-invalid-dep=yes)
+    [[ -z $previous ]] || options+=("--dependency=$after:$previous" --kill-on-invalid-dep=yes)
     previous=$(SEGADAPT_AFTER=$previous_run sbatch --parsable --job-name="$title" "${options[@]}" \
         "$home/launch/slurm/train.sbatch" "$@" "${all[@]}") || give_up "$title"
     previous=${previous%%;*}
@@ -92,7 +118,7 @@ give_up() {
     exit 1
 }
 
-mkdir -p "$folder"
+[[ -n $array ]] || mkdir -p "$folder"
 submit stage_one training train_ms.py "@$first_recipe" --snapshot-dir "$folder/stage_one" "${stage_one[@]}"
 previous_run=$folder/stage_one
 submit labels inference generate_plabel.py --restore-from "$folder/stage_one" --target "${target[@]}" "${labels[@]}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import threading
 from pathlib import Path
 
 import pytest
@@ -32,6 +35,27 @@ def test_a_second_run_on_a_folder_is_refused(data: Path, tmp_path: Path) -> None
     assert [path.name for path in lock.path.parent.iterdir()] == [LOCK_FILE]
     lock.release()
     assert run_forked("train_source", words) == [0]
+
+
+def test_a_second_run_on_a_machine_that_does_not_see_the_lock_is_refused(data: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run" / LOCK_FILE
+    file.parent.mkdir()
+    file.write_text(json.dumps({"host": "another-machine", "pid": 7}))
+    ended = threading.Event()
+
+    def beat() -> None:
+        while not ended.wait(1.0):
+            os.utime(file)
+
+    thread = threading.Thread(target=beat)
+    thread.start()
+    words = command("source", data, file.parent)
+    codes = run_forked("train_source", words, processes=2, errors=tmp_path / "errors")
+    ended.set()
+    thread.join()
+    assert codes == [2, 2]
+    assert "is in use by process 7 on another-machine; wait for it" in (tmp_path / "errors").read_text()
+    assert [path.name for path in file.parent.iterdir()] == [LOCK_FILE]
 
 
 @pytest.mark.parametrize("kind", ["rectified", "ripu", "dida"])

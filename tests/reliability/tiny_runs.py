@@ -66,7 +66,7 @@ KINDS: Mapping[str, Kind] = {
     "ripu": Kind("train_al", f"--method ripu {_ACTIVE}"),
     "dwaca": Kind("train_al", f"--method dwaca --dropout-period 3 {_ACTIVE}"),
     "mada": Kind("train_al", _MADA, "--restore-from=warm_up"),
-    "warm_up": Kind("train_source", f"{_MADA_NETWORK} {_RANDOM}"),
+    "warm_up": Kind("train_source", f"{_MADA_NETWORK} {_RANDOM} --batch-norm sync"),
     "daformer": Kind("train_st", "--method daformer"),
     "dida": Kind(
         "train_st", "--method dida --bank-update-every 2 --bank-momentum 0.9", "--instance-bank=bank"

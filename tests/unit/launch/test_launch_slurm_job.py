@@ -1,10 +1,12 @@
-"""The decisions of launch/slurm/job.sh, with stand-ins for Slurm's commands: what the words become, and what
-happens after the step."""
+"""The decisions of launch/slurm/job.sh, with stand-ins for Slurm's commands: what the words become, how
+the step is started and stopped, and what happens after it."""
 
 from __future__ import annotations
 
 import shutil
+import socket
 import subprocess
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,7 @@ BASE = {
 }
 # A bare id of an array means all of its tasks, as with Slurm's own commands.
 STAND_INS = """
+controller_pause=0 step_pause=0 preempt_time_before=None progress_before=""
 each_task() {
     if [[ -n ${SLURM_ARRAY_JOB_ID-} && " $* " == *" $SLURM_ARRAY_JOB_ID "* ]]; then printf "$line$line"
     else printf "$line"; fi
@@ -34,21 +37,25 @@ squeue() {
         *%l*) line='1:00:00\\n';;
         *%f*) line='(null)\\n';;
         *--steps*) line="${STEP-}";;
-        *) printf '%s' "${QUEUE-}"; return;;
+        *) printf '%s' "${QUEUE-}"; return "${QUEUE_FAILS-0}";;
     esac
     each_task "$@"
 }
 scancel() { echo "SCANCEL $*"; }
 scontrol() {
-    local line="JobId=41 JobState=${STATE-RUNNING} Reason=${REASON-None}"
+    local line="JobId=41 ${RECORD-} JobState=${STATE-RUNNING} Reason=${REASON-None}"
     line+=" PreemptTime=${PREEMPT_TIME-None} Dependency=\\n"
     case $* in
         *"show job"*) each_task "$@";;
-        requeue*) echo "REQUEUE $2"; STATE=${STATE_AFTER-RUNNING}; return "${REQUEUE_FAILS-0}";;
-        update*) echo "UPDATE $2 $3";;
+        ping) [[ -e restarting ]] || echo "Slurmctld(primary) at head is UP";;
+        requeue*)
+            if [[ -e restarting ]]; then rm restarting; return 1; fi
+            echo "REQUEUE $2"; STATE=${STATE_AFTER-RUNNING}; return "${REQUEUE_FAILS-0}";;
+        update*) echo "UPDATE $2 $3"; return "${UPDATE_FAILS-0}";;
     esac
 }
-sbatch() { echo "SBATCH $*" >&2; env | grep ^SEGADAPT_EARLIER >&2; echo 52; }
+sbatch() { echo "SBATCH $*" >&2; env | grep -E '^(SEGADAPT_EARLIER|TMPDIR)' >&2; echo 52; }
+name_job
 """
 
 
@@ -78,15 +85,18 @@ def end(
     stopped_by: str = "",
     before: str = "",
     done_before: str = "",
+    progress: bool = True,
+    cwd: Path | None = None,
     **variables: str,
 ) -> tuple[int, str]:
-    """Exit code and messages of the end of a job whose run folder is `folder`."""
+    """Exit code and messages of the end of a job whose run folder is `folder`; `progress`: it got further."""
     code = (
         f"submitted=(train_ms.py 'a b'); words=(train_ms.py); run_dir='{folder}'; status={status}; "
         f"stopped_by='{stopped_by}'; preempted_before='{before}'; waiting_before=''; "
-        f"done_before='{done_before}'; notice_preemption; end_job"
+        f"done_before='{done_before}'; {'' if progress else 'progress_before=$(progress);'} "
+        "notice_preemption; end_job"
     )
-    done = job(code, folder, **variables)
+    done = job(code, cwd or folder, **variables)
     return done.returncode, done.stdout + done.stderr
 
 
@@ -143,12 +153,27 @@ def test_array_gives_each_task_a_seed_and_a_folder(tmp_path: Path) -> None:
     named = words_of(tmp_path, "train_ms.py", "--snapshot-dir", "runs/x", **task)
     assert named[-4:] == ["--seed", "7", "--snapshot-dir", "runs/x-seed7"]
     placed = ["train_ft.py", "--snapshot-dir", "runs/{seed}", "--restore-from", "runs/a-seed{seed}"]
-    filled = ["train_ft.py", "--snapshot-dir", "runs/7", "--restore-from", "runs/a-seed7", "--seed", "7"]
-    assert words_of(tmp_path, *placed, **task) == filled
+    filled = ["train_ft.py", "--snapshot-dir", "runs/7", "--restore-from", "runs/a-seed7"]
+    assert words_of(tmp_path, *placed, **task) == [*filled, "--seed", "7", "--snapshot-dir", "runs/7"]
     shared = words_of(tmp_path, "train_ft.py", "--snapshot-dir", "x", "--restore-from", "a{seed}", **task)
     assert shared[-2:] == ["--snapshot-dir", "x-seed7"]
     assert words_of(tmp_path, "train_ms.py", **task)[-2:] == ["--snapshot-dir", "runs/train_ms-seed7"]
     assert words_of(tmp_path, "evaluate.py", "runs/x-seed{seed}", **task) == ["evaluate.py", "runs/x-seed7"]
+
+
+def test_tasks_number_wins_over_the_seed_of_an_argument_file(tmp_path: Path) -> None:
+    (tmp_path / "a.args").write_text("--seed 3")
+    for typed in ([], ["--seed", "{seed}"]):
+        words = words_of(tmp_path, "train_ms.py", *typed, "@a.args", SLURM_ARRAY_TASK_ID="7")
+        assert words[-4:] == ["--seed", "7", "--snapshot-dir", "runs/a-seed7"]
+
+
+def test_seed_without_an_array_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a.args").write_text("--snapshot-dir runs/{seed}")
+    for words in ("train_ms.py --snapshot-dir runs/{seed}", "evaluate.py runs/{seed}", "train_ms.py @a.args"):
+        done = job(f"words=({words}); fill_in_seed; find_run_folder", tmp_path)
+        assert done.returncode == 2
+        assert "--array 0-2" in done.stderr
 
 
 def test_array_with_one_fixed_seed_is_refused(tmp_path: Path) -> None:
@@ -186,6 +211,10 @@ def test_preemption_that_only_the_processes_were_told_of_is_requeued(tmp_path: P
     code, text = end(tmp_path, status=1, PREEMPT_TIME="2026-01-01T00:00:00")
     assert (code, "REQUEUE 41" in text) == (0, True)
     assert end(tmp_path, status=1, PREEMPT_TIME="")[0] == 1
+    earlier = (
+        "preempt_time_before=2026-01-01; status=1; stopped_by=''; notice_preemption; echo \"<$stopped_by>\""
+    )
+    assert job(earlier, tmp_path, PREEMPT_TIME="2026-01-01").stdout == "<>\n"
 
 
 def test_saved_run_is_requeued_whatever_torchrun_returned(tmp_path: Path) -> None:
@@ -211,8 +240,10 @@ def test_stop_during_start_up_is_requeued(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("state", "code"), [("COMPLETING", 143), ("PENDING", 0)])
 def test_cancelled_and_already_requeued_jobs_are_left_alone(state: str, code: int, tmp_path: Path) -> None:
     (tmp_path / "PREEMPTED").write_text("new")
-    assert end(tmp_path, status=1, stopped_by="TERM", STATE=state)[0] == code
-    assert "REQUEUE" not in end(tmp_path, status=1, stopped_by="TERM", STATE=state)[1]
+    found, text = end(tmp_path, status=1, stopped_by="TERM", STATE=state)
+    assert found == code
+    assert "REQUEUE" not in text
+    assert ("to continue: " in text) == (state == "COMPLETING")
 
 
 def test_job_over_its_time_limit_is_requeued(tmp_path: Path) -> None:
@@ -236,6 +267,8 @@ def test_without_requeueing_the_job_is_submitted_again_with_its_resources(tmp_pa
         status=1,
         REQUEUE_FAILS="1",
         SLURM_GPUS_PER_NODE="4",
+        SLURM_NTASKS_PER_NODE="4",
+        SLURM_MEM_PER_GPU="30000",
         SLURM_RESTART_COUNT="2",
         SLURM_JOB_ACCOUNT="vision",
         QUEUE="50|afterok:41(unfulfilled)\n51|afterok:411(unfulfilled)\n53|(null)\n",
@@ -245,6 +278,8 @@ def test_without_requeueing_the_job_is_submitted_again_with_its_resources(tmp_pa
     for option in (
         "--nodes=2",
         "--gpus-per-node=4",
+        "--ntasks-per-node=4",
+        "--mem-per-gpu=30000",
         "--account=vision",
         "--time=1:00:00",
         "--job-name=a job",
@@ -256,11 +291,77 @@ def test_without_requeueing_the_job_is_submitted_again_with_its_resources(tmp_pa
     assert text.count("UPDATE") == 1
 
 
-BASE_TASK = {"SLURM_JOB_ID": "41", "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "2"}
+def test_dependents_that_could_not_be_told_do_not_start_early(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    trouble = ({"UPDATE_FAILS": "1", "QUEUE": "50|afterok:41(unfulfilled)\n"}, {"QUEUE_FAILS": "1"})
+    for variables in trouble:
+        code, text = end(tmp_path, status=1, SEGADAPT_ON_STOP="resubmit", **variables)
+        assert code == 1
+        assert "submitted again as job 52" in text
+        assert "ends with an error" in text
+
+
+def test_folder_for_temporary_files_of_one_job_is_not_passed_on(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    for folder, kept in (("/scratch/41.tmp", False), ("/scratch/mine", True)):
+        text = end(tmp_path, status=1, SEGADAPT_ON_STOP="resubmit", TMPDIR=folder)[1]
+        assert ("TMPDIR=" in text) == kept
+
+
+def test_requeueing_waits_for_a_controller_that_restarts(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    (tmp_path / "restarting").touch()
+    code, text = end(tmp_path, status=1)
+    assert code == 0
+    assert "REQUEUE 41" in text
+    assert "SBATCH" not in text
+
+
+def test_third_stop_in_a_row_without_progress_is_the_last(tmp_path: Path) -> None:
+    run = tmp_path / "not made yet"
+    stop = {"status": 143, "stopped_by": "USR1", "progress": False}
+    for _ in range(2):  # the second time with a folder
+        for expected in (0, 0, 1):
+            code, text = end(run, cwd=tmp_path, **stop)
+            assert (code, "REQUEUE" in text) == (expected, expected == 0)
+        assert "3 times in a row without a newer snapshot" in text
+        assert "to continue: " in text
+    for expected in (0, 0):
+        assert end(run, cwd=tmp_path, **stop)[0] == expected
+    assert end(run, cwd=tmp_path, status=143, stopped_by="USR1")[0] == 0
+    assert list(run.iterdir()) == []
+
+
+def test_snapshots_and_queries_are_progress(tmp_path: Path) -> None:
+    code = f"run_dir='{tmp_path}'; progress"
+    seen = {job(code, tmp_path).stdout}
+    (tmp_path / "log.txt").touch()
+    (tmp_path / "queries").mkdir()
+    assert job(code, tmp_path).stdout in seen
+    for name in ("iteration_0000002.pth", "iteration_0000004.pth", "queries/round_00.npz"):
+        (tmp_path / name).touch()
+        now = job(code, tmp_path).stdout
+        assert now not in seen
+        seen.add(now)
+
+
+BASE_TASK = {
+    **{"SLURM_JOB_ID": "41", "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "2"},
+    "RECORD": "ArrayJobId=41 ArrayTaskId=2",
+}
+
+
+def test_variables_of_an_array_around_this_job_are_forgotten(tmp_path: Path) -> None:
+    code = 'echo "$job ${SLURM_ARRAY_TASK_ID-none}"'
+    task = {**BASE_TASK, "SLURM_ARRAY_JOB_ID": "30"}
+    assert job(code, tmp_path, **{**task, "RECORD": ""}).stdout == "41 none\n"
+    assert job(code, tmp_path, **{**task, "RECORD": "ArrayJobId=30 ArrayTaskId=2"}).stdout == "30_2 2\n"
+    silent = "scontrol() { return 1; }; name_job; "
+    assert job(silent + code, tmp_path, **BASE_TASK).stdout == "41_2 2\n"
 
 
 def test_task_with_the_id_of_its_array_stops_and_requeues_itself_alone(tmp_path: Path) -> None:
-    code = f"run_dir='{tmp_path}'; stopped_by=''; signals=0; sleep 9 & pass_stop_on USR1; kill $!"
+    code = "stopped_by='' told='' signals=0; sleep 9 & pid=$!; pass_stop_on USR1; pass_stop_on TERM; kill $!"
     done = job(code, tmp_path, STEP="41_2.0\\n", **BASE_TASK)
     assert done.stdout.split() == ["SCANCEL", "--signal=TERM", "41_2"], done.stderr
     (tmp_path / "PREEMPTED").write_text("new")
@@ -281,21 +382,32 @@ def test_task_of_an_array_that_submits_itself_again_says_one_time_limit(tmp_path
     assert "--array=2" in text
     assert "UPDATE JobId=50 Dependency=afterok:41_*,afterok:52" in text
     assert text.count("UPDATE") == 1
+    queue = "50_2|aftercorr:41_*(unfulfilled)\n50_3|aftercorr:41_*(unfulfilled)\n"
+    text = end(tmp_path, status=1, REQUEUE_FAILS="1", QUEUE=queue, **BASE_TASK)[1]
+    assert "UPDATE JobId=50_2 Dependency=aftercorr:41_*,afterok:52" in text
+    assert text.count("UPDATE") == 1
 
 
 def test_after_too_many_starts_the_command_is_printed(tmp_path: Path) -> None:
     (tmp_path / "PREEMPTED").write_text("new")
-    code, text = end(tmp_path, status=1, SLURM_RESTART_COUNT="49")
+    variables = {"SEGADAPT_ARCHIVE": "my data.tar", "SEGADAPT_RUN_DIR": "runs/x", "SLURM_RESTART_COUNT": "49"}
+    code, text = end(tmp_path, status=1, **variables)
     assert code == 1
     assert "REQUEUE" not in text
-    assert f"cd '{tmp_path}' && sbatch '--job-name=a job'" in text
+    users = f"SEGADAPT_ARCHIVE='my data.tar' SEGADAPT_HOME='{REPOSITORY}'"
+    assert f"cd '{tmp_path}' && {users} sbatch '--job-name=a job'" in text
     assert "'train_ms.py' 'a b'" in text
 
 
 def test_job_that_follows_an_unfinished_run_is_refused(tmp_path: Path) -> None:
-    done = job("words=(evaluate.py); check_words", tmp_path, SEGADAPT_AFTER=str(tmp_path))
+    done = job("check_predecessor", tmp_path, SEGADAPT_AFTER=str(tmp_path))
     assert done.returncode == 2
     assert "is not DONE" in done.stderr
+    (tmp_path / "a7").mkdir()
+    (tmp_path / "a7" / "DONE").touch()
+    for number, code in (("7", 0), ("8", 2)):
+        done = job("check_predecessor", tmp_path, SEGADAPT_AFTER="a{seed}", SLURM_ARRAY_TASK_ID=number)
+        assert done.returncode == code
 
 
 def test_scripts_are_found_in_the_checkout_and_missing_ones_refused(tmp_path: Path) -> None:
@@ -306,12 +418,89 @@ def test_scripts_are_found_in_the_checkout_and_missing_ones_refused(tmp_path: Pa
     assert "evalute.py is no script" in done.stderr
 
 
+def test_script_that_cannot_share_its_work_gets_one_process(tmp_path: Path) -> None:
+    for script, nodes, expected in (
+        ("prepare_data", "1", "1"),
+        ("evaluate", "2", ""),
+        ("annotate", "2", None),
+    ):
+        code = f'words=({script}.py); check_words; echo "<${{SEGADAPT_PROCESSES-}}>"'
+        done = job(code, tmp_path, SLURM_JOB_NUM_NODES=nodes)
+        assert done.stdout == ("" if expected is None else f"<{expected}>\n")
+        assert done.returncode == (2 if expected is None else 0)
+    assert "annotate.py runs in one process: leave out --nodes" in done.stderr
+
+
+def test_steps_get_all_cores_and_variables_of_the_job(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    srun = tmp_path / "bin" / "srun"
+    srun.write_text('#!/bin/bash\necho "${SLURM_CPUS_PER_TASK-}${SRUN_CPUS_PER_TASK-}: $*"\n')
+    srun.chmod(0o755)
+    variables = {
+        **{"PATH": f"{srun.parent}:/usr/bin:/bin", "SEGADAPT_HEAD": "n1", "SEGADAPT_PORT": "1"},
+        **{"SLURM_CPUS_PER_TASK": "8", "SRUN_CPUS_PER_TASK": "8", "SLURM_EXPORT_ENV": "NONE"},
+        "SEGADAPT_ARCHIVE": "x",
+    }
+    prepare = "words=(train_ms.py); run_dir='' stopped_by='' told='' pid='' signals=0; prepare_launch"
+    done = job(f"{prepare}; run_step; remove_staged_data", tmp_path, **variables)
+    lines = done.stdout.splitlines()
+    assert len(lines) == 2, done.stderr
+    for line in lines:
+        assert line.startswith(": --nodes=2 --ntasks=2 --ntasks-per-node=1 ")
+        assert "--export=ALL" in line
+        assert "--cpus-per-task" not in line
+
+
+def test_signal_before_the_step_reaches_it_once_it_is_known(tmp_path: Path) -> None:
+    code = """
+        words=(train_ms.py) stopped_by="" told="" pid="" signals=0 MASTER_ADDR=n1 MASTER_PORT=1
+        trap 'pass_stop_on USR1' USR1
+        say() { [[ $signals != 0 ]] || kill -USR1 $$; }
+        squeue() { if [[ -e asked ]]; then echo 41.0; fi; touch asked; }
+        scancel() { echo "SCANCEL $*"; kill "$pid"; }
+        train() { exec sleep 20; }
+        step=(train)
+        run_step
+        echo "$status"
+    """
+    done = job(code, tmp_path)
+    assert done.stdout.splitlines() == ["SCANCEL --signal=TERM 41", "143"], done.stderr
+
+
+def test_port_that_somebody_has_is_passed_over(tmp_path: Path) -> None:
+    server = listen_between(10000, 29999)
+    port = server.getsockname()[1]
+    code = "MASTER_ADDR=127.0.0.1; free_port"
+    with server:
+        found = int(job(code, tmp_path, SLURM_JOB_ID=str(port - 10000)).stdout)
+    assert found != port
+    assert 10000 <= found < 30000
+    assert job(code, tmp_path, SLURM_JOB_ID=str(port - 10000)).stdout == str(port)
+
+
+def listen_between(first: int, last: int) -> socket.socket:
+    """Somebody who has a port."""
+    for port in range(first, last + 1):
+        with suppress(OSError):
+            return socket.create_server(("127.0.0.1", port))
+    raise AssertionError(f"no free port from {first} to {last}")
+
+
+@pytest.mark.parametrize("script", ["train.sbatch", "pipeline.sh"])
+def test_old_bash_is_refused(script: str, tmp_path: Path) -> None:
+    text = (REPOSITORY / "launch" / "slurm" / script).read_text().replace("BASH_VERSINFO", "old")
+    done = subprocess.run(["bash"], input="old=(4 3)\n" + text, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "bash 4.4 or newer is needed" in done.stderr
+
+
 def test_pyxis_gets_the_folders_and_all_mounts(tmp_path: Path) -> None:
-    code = 'words=(train_ms.py); run_dir=""; prepare_launch; printf "%s\\n" "${container_step[@]}"'
+    code = 'words=(train_ms.py); run_dir=""; prepare_launch; printf "%s\\n" "${step[@]: -3}"'
     variables = {
         "SEGADAPT_CONTAINER": "an image.sqsh",
         "SEGADAPT_CONTAINER_KIND": "pyxis",
         "SEGADAPT_HEAD": "n1",
+        "SEGADAPT_PORT": "1",
     }
     mounts = f"--container-mounts={tmp_path}:{tmp_path},{REPOSITORY}:{REPOSITORY}"
     first = ["--container-image=an image.sqsh", f"--container-workdir={tmp_path}"]
@@ -336,60 +525,6 @@ def test_data_folder_without_an_archive_is_refused(tmp_path: Path) -> None:
 
 
 def test_clean_up_is_short_after_a_stop(tmp_path: Path) -> None:
-    code = 'timeout() { echo "$2"; }; stopped_by=""; remove_staged_data; stopped_by=USR1; remove_staged_data'
+    prepare = 'timeout() { echo "$2"; }; one_per_node=(srun); stopped_by=""'
+    code = f"{prepare}; remove_staged_data; stopped_by=USR1; remove_staged_data"
     assert job(code, tmp_path, SEGADAPT_ARCHIVE="x").stdout.split() == ["120", "15"]
-
-
-def node(folder: Path, *words: str, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Runs node.sh with a stand-in for python that prints its words."""
-    (folder / "bin").mkdir(exist_ok=True)
-    python = folder / "bin" / "python"
-    python.write_text('#!/bin/bash\nprintf "%s\\n" "$@"\n')
-    python.chmod(0o755)
-    (folder / "environment.sh").touch()
-    environment = {
-        **BASE,
-        **{"PATH": f"{folder / 'bin'}:/usr/bin:/bin", "SEGADAPT_ENV": str(folder / "environment.sh")},
-        **{"SLURM_NODEID": "0", "SLURMD_NODENAME": "n1", "MASTER_ADDR": "n1", "MASTER_PORT": "1"},
-        **variables,
-    }
-    command = ["bash", str(REPOSITORY / "launch" / "slurm" / "node.sh"), *words]
-    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=60)
-
-
-def test_data_are_staged_where_only_this_user_writes(tmp_path: Path) -> None:
-    subprocess.run(["tar", "-cf", "data.tar", "-T", "/dev/null"], cwd=tmp_path, check=True)
-    local = tmp_path / "a & b"
-    variables = {"SEGADAPT_ARCHIVE": "data.tar", "SEGADAPT_LOCAL_DIR": str(local)}
-    staged = local / "segadapt-41-n1"
-    for _ in range(2):  # again: a requeued job finds its folder
-        done = node(tmp_path, "train_ms.py", "--x={data}/y", **variables)
-        assert done.stdout.splitlines()[-2:] == ["train_ms.py", f"--x={staged}/y"], done.stderr
-        assert staged.stat().st_mode & 0o777 == 0o700
-    assert node(tmp_path, "--remove-staged-data", **variables).returncode == 0
-    assert not staged.exists()
-    (tmp_path / "elsewhere").mkdir()
-    staged.symlink_to(tmp_path / "elsewhere")
-    done = node(tmp_path, "train_ms.py", **variables)
-    assert done.returncode == 2
-    assert "somebody else's" in done.stderr
-
-
-def test_chain_that_cannot_be_submitted_whole_says_how_to_withdraw_it(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    sbatch = tmp_path / "bin" / "sbatch"
-    sbatch.write_text(
-        "#!/bin/bash\n[[ $* != *--job-name=stage_two* ]] || exit 1\n"
-        'echo x >>calls; echo "$SEGADAPT_HOME" >&2; echo $((100 + $(wc -l <calls)))\n'
-    )
-    sbatch.chmod(0o755)
-    done = subprocess.run(
-        [str(REPOSITORY / "launch" / "slurm" / "pipeline.sh"), "gta5_to_cityscapes", "runs"],
-        cwd=tmp_path,
-        env={"PATH": f"{sbatch.parent}:/usr/bin:/bin"},
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 1
-    assert done.stderr.count(f"{REPOSITORY}\n") == 2
-    assert "scancel 101 102\n" in done.stderr

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -168,6 +170,120 @@ def test_folders_without_rights_are_passed_over() -> None:
     assert found == str([str(open_run)])
     assert "no run below" in closed
     assert "cannot be read" in below
+
+
+def run_elsewhere(folder: Path, **owner: Any) -> Path:
+    """A run whose lock another machine's process touched just now, without a lock that this one sees."""
+    write_run(folder)
+    (folder / LOCK_FILE).write_text(json.dumps({"host": "node-b", "pid": 7, **owner}))
+    return folder
+
+
+def test_a_run_of_another_machine_whose_lock_is_not_seen_may_be_running(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = run_elsewhere(tmp_path / "run")
+    found = status.read_status(folder)
+    assert (found.state, found.host, found.left_s) == ("running?", "node-b", 35.0)
+    assert found.why.startswith("process 7 on node-b was alive 0:00:0")
+    assert status.main(["--state", "running?", str(tmp_path)]) == 0
+    assert "running?" in capsys.readouterr().out
+    earlier = time.time() - folder_lock.RECENT_S - 1
+    os.utime(folder / LOCK_FILE, (earlier, earlier))
+    assert status.read_status(folder).state == "died"
+
+
+def test_a_run_that_left_its_mark_but_not_its_lock_is_preempted(tmp_path: Path) -> None:
+    folder = run_elsewhere(tmp_path / "run")
+    mark(folder, PREEMPTED, "iteration 30, SIGTERM")
+    assert status.read_status(folder).state == "preempted"
+
+
+def test_a_killed_run_of_this_machine_died_at_once(tmp_path: Path) -> None:
+    folder = run_elsewhere(tmp_path / "run", host=socket.gethostname())
+    assert status.read_status(folder).state == "died"
+
+
+NASTY = "red \x1b[31m\nsecond\r line\x9b1m\u202e\ud800 end"
+
+
+@pytest.mark.parametrize("name", [DONE, PREEMPTED, WAITING_FOR_LABELS, "log.txt", "arguments.json", "place"])
+def test_every_run_is_one_line_whatever_it_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    folder = write_run(tmp_path / ("a\x1b[31m\nb" if name == "place" else "run"), script=NASTY)
+    if name == "log.txt":
+        (folder / name).write_text("t ERROR ended by Error: \x1b[31m red\n")
+    elif name == "arguments.json":
+        (folder / name).write_text(json.dumps({"arguments": {"script": NASTY}, "starts": [{"host": NASTY}]}))
+    elif name != "place":
+        mark(folder, name, NASTY)
+    assert status.main([str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 2
+    assert all(line.isprintable() for line in lines)
+    assert status.read_status(folder).script == "red [31m second line 1m end"
+
+
+@pytest.mark.parametrize("text", [{"a": 1}, ["a"], 7, None])
+def test_values_of_other_kinds_are_left_out(tmp_path: Path, text: object) -> None:
+    folder = write_run(tmp_path / "run", script=text)
+    start = {"host": text, "world_size": {"a": 1}}
+    (folder / "arguments.json").write_text(
+        json.dumps({"arguments": {"num_steps_stop": 0, "script": text}, "starts": [start]})
+    )
+    (folder / DONE).write_text(json.dumps({"text": text}))
+    found = status.read_status(folder)
+    assert (found.host, found.processes, found.script, found.why) == (None, None, None, "")
+    assert "? on ?" in status.format_table([found])
+    assert " 30/0 " in status.format_table([found])
+
+
+def test_a_score_of_nothing_is_a_score(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run")
+    with (folder / "metrics.jsonl").open("w") as file:
+        file.write('{"iteration": 10, "val/miou": 30.0}\n{"iteration": 20, "val/miou": 0.0}\n')
+        file.write('{"iteration": 30, "val/miou": "high"}\n')
+    found = status.read_status(folder)
+    assert found.miou == 0
+    assert " 0.00 " in status.format_table([found])
+
+
+def test_long_logs_are_read_from_their_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = write_run(tmp_path / "run", last=0)
+    line = json.dumps({"iteration": 7, "time/seconds": 1.0, "loss": 0.5}) + "\n"
+    with (folder / "metrics.jsonl").open("w") as file:
+        file.write(line * 20_000)
+        file.write('{"iteration": 4321, "time/seconds": 1.0}\n{"iteration": 5000, "time/sec')
+    parsed = []
+    real = json.loads
+    monkeypatch.setattr(status.json, "loads", lambda text: parsed.append(text) or real(text))
+    assert status.read_status(folder).iteration == 4321
+    assert len(parsed) < 5 * status.RATE_LINES
+
+
+def test_the_newest_score_is_found_far_before_the_newest_line(tmp_path: Path) -> None:
+    folder = write_run(tmp_path / "run", last=0)
+    line = json.dumps({"iteration": 7, "time/seconds": 1.0}) + "\n"
+    with (folder / "metrics.jsonl").open("w") as file:
+        file.write('{"iteration": 5, "val/miou": 1.5}\n{"iteration": 6, "val/miou": 2.5}\n' + line * 500)
+    assert status.read_status(folder).miou == 2.5
+
+
+def test_an_entry_that_cannot_be_asked_does_not_hide_its_neighbours(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = write_run(tmp_path / "here")
+    (tmp_path / "lost").mkdir()
+    real = Path.is_dir
+
+    def is_dir(path: Path) -> bool:
+        if path.name == "lost":
+            raise OSError(116, "Stale file handle")
+        return real(path)
+
+    monkeypatch.setattr(Path, "is_dir", is_dir)
+    assert status.find_runs([tmp_path]) == [here]
 
 
 def test_a_folder_without_runs_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
