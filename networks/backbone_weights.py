@@ -83,9 +83,9 @@ def load_backbone(network: SegmentationNetwork, source: str) -> str:
         entries,
         f"--backbone-weights {source} is {layout.title} that does not fit {backbone}",
     )
-    check_finite(entries, f"--backbone-weights {source}")
     _check_variances(entries, source)
     network.load_state_dict({**network.state_dict(), **entries})
+    check_finite({name: network.state_dict()[name] for name in entries}, f"--backbone-weights {source}")
     raised = _prepare_frozen(frozen, add_epsilon=backbone == "mobilenet_v2")
     note = f"; running_var of {raised} dead channels raised to {BATCH_NORM_EPS:g}" if raised else ""
     return f"backbone {backbone}: {len(entries)} entries of {layout.title} ({source}){note}"

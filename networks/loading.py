@@ -178,7 +178,7 @@ def _fill(network: SegmentationNetwork, content: _Content) -> None:
         f"{content.file} does not fit {spec.architecture} on {spec.backbone} with {spec.num_classes} classes"
     )
     load_exactly(network, content.state, what)
-    check_finite(content.state, content.file)
+    check_finite(network.state_dict(), content.file)
     for name, layer in frozen_layers(network).items():
         broken = int(layer.beyond().sum())
         if broken:

@@ -20,7 +20,8 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
     """Copies every entry into the module (dtypes follow the module).
 
     Raises:
-        UserError: an entry is missing, unknown, of another shape, or no tensor; `what` begins the message.
+        UserError: an entry is missing, unknown, of another shape, or no plain tensor; `what` begins the
+            message.
     """
     check_entries(expected_shapes(module), state, what)
     module.load_state_dict({**module.state_dict(), **state})
@@ -40,13 +41,13 @@ def check_entries(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, A
     problems = []
     missing = [name for name in expected if name not in found and not name.endswith(COUNTER)]
     unknown = [name for name in found if name not in expected]
-    odd = [name for name, value in found.items() if not isinstance(value, Tensor)]
+    odd = [name for name, value in found.items() if not _is_plain(value)]
     if missing:
         problems.append(f"{len(missing)} entries are missing, first {missing[0]}")
     if unknown:
         problems.append(f"{len(unknown)} are not part of it, first {unknown[0]}")
     if odd:
-        problems.append(f"{len(odd)} are no tensors, first {odd[0]}")
+        problems.append(f"{len(odd)} are no plain tensors, first {odd[0]}")
     differing = [
         name for name in found if name in expected and name not in odd and found[name].shape != expected[name]
     ]
@@ -60,8 +61,22 @@ def check_entries(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, A
         raise UserError(f"{what}: {'; '.join(problems)}")
 
 
+def _is_plain(value: Any) -> bool:
+    """Whether it is a tensor of numbers that can be copied; not sparse, quantised, or without values."""
+    return (
+        isinstance(value, Tensor)
+        and value.layout is torch.strided
+        and not value.is_quantized
+        and not value.is_meta
+    )
+
+
 def check_finite(state: Mapping[str, Tensor], file: Path | str) -> None:
-    """Refuses weights of a run that has diverged, or of a damaged file.
+    """Looks at what a module took from a file: its run may have diverged, a value not fit the module's type.
+
+    Args:
+        state: of the module, after the file was loaded; the entries that came from it.
+        file: for the message.
 
     Raises:
         UserError: a value is infinite or no number; names the file and the first such entry.

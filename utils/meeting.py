@@ -3,17 +3,31 @@
 A launcher that starts processes again after a failure, such as torchrun with --max-restarts, keeps its store
 of keys and values. What the dead wrote there, such as the address they listened at, would mislead their
 successors. The number of the restart tells nothing: on several machines every launcher counts its own.
+
+Rank 0 calls the roll: every process repeats its latest call. When another one arrives, rank 0 calls again:
+so at the end all have answered within a moment, and none of them has died while it waited for the rest.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Protocol
 
+from utils import stopping
 from utils.errors import RunStopped
 
 POLL_S = 0.05
+SURVIVORS_S = (
+    180.0  # after a failure: nccl's watchdog ends the others 120 s after the time-out, and Python starts
+)
+STOP_S = 10.0  # a stop signal while all are there is better heeded together, with a snapshot
+
+
+class NobodyMetError(RunStopped):
+    """Processes did not meet; each says whom it waited for."""
+
+    everywhere = False
 
 
 class Store(Protocol):
@@ -26,47 +40,82 @@ class Store(Protocol):
 
 
 def meet(store: Store, rank: int, size: int, timeout_s: float) -> str:
-    """Waits for the other processes of this start.
-
-    Every process counts the starts of its rank. Rank 0 invites the newest process of every other rank, once
-    it is another one than an earlier rank 0 has met.
+    """Waits for the other processes of this start; longer if this is not the first of its rank, because the
+    survivors of the start before may take time to leave.
 
     Returns:
         The name of a part of the store that belongs to these processes alone.
 
     Raises:
-        RunStopped: rank 0 waited in vain for some ranks, which it names, or this one for rank 0.
+        NobodyMetError: some did not come in time, or a stop signal came and they did not come soon after it.
     """
     start = store.add(f"starts/{rank}", 1)
-    deadline = time.monotonic() + timeout_s
-    if rank == 0:
-        newest = _newcomers(store, size, deadline, timeout_s)
-        for other, number in newest.items():
-            store.set(f"met/{other}", str(number))
-            store.set(f"invited/{other}/{number}", f"start_{start}")
-        return f"start_{start}"
-    invitation = f"invited/{rank}/{start}"
-    while not store.check([invitation]):
-        if time.monotonic() > deadline:
-            raise RunStopped(
-                f"rank {rank} waited {timeout_s:g} s for rank 0, which did not start: see its log."
-            )
-        time.sleep(POLL_S)
-    return store.get(invitation).decode()
+    patience = _Patience(timeout_s if start == 1 else timeout_s + SURVIVORS_S)
+    return _call(store, start, size, patience) if rank == 0 else _answer(store, rank, start, patience)
 
 
-def _newcomers(store: Store, size: int, deadline: float, timeout_s: float) -> Mapping[int, int]:
-    """The newest start of every rank but 0, each after the one that an earlier rank 0 met."""
-    met = {r: int(store.get(f"met/{r}")) if store.check([f"met/{r}"]) else 0 for r in range(1, size)}
+def _call(store: Store, start: int, size: int, patience: _Patience) -> str:
+    """Rank 0's part: it is over when the newest process of every rank has answered the latest call."""
+    others, newest, call, number = range(1, size), None, "", 0
     while True:
-        newest = {r: store.add(f"starts/{r}", 0) for r in met}
-        absent = [str(r) for r in met if newest[r] <= met[r]]
+        present = {rank: store.add(f"starts/{rank}", 0) for rank in others}
+        if present != newest:
+            newest, number = present, number + 1
+            call = f"start_{start} {number}"
+            store.set("call", call)
+        absent = [rank for rank in others if not _said(store, f"answer/{rank}", f"{newest[rank]} {call}")]
         if not absent:
-            return newest
-        if time.monotonic() > deadline:
-            names = f"rank{'s' * (len(absent) > 1)} {', '.join(absent)}"
-            raise RunStopped(
-                f"rank 0 waited {timeout_s:g} s for {names}: are all {size} processes started, with the same "
-                "address and port of the first machine?"
-            )
+            for rank in others:
+                store.set(f"met/{rank}", f"{newest[rank]} {call}")
+            return _part(call)
+        names = f"rank{'s' * (len(absent) > 1)} {', '.join(map(str, absent))}"
+        patience.wait(0, f"{names}, not started or ended again: see their logs, and are all {size} started?")
+
+
+def _answer(store: Store, rank: int, start: int, patience: _Patience) -> str:
+    """Another rank's part: it answers every call until one is the last."""
+    answered = ""
+    while True:
+        call = store.get("call").decode() if store.check(["call"]) else ""
+        if call != answered:
+            store.set(f"answer/{rank}", f"{start} {call}")
+            answered = call
+        elif _said(store, f"met/{rank}", f"{start} {call}"):
+            return _part(call)
+        patience.wait(rank, "rank 0, which " + ("waits for others: see its log" if call else "did not start"))
+
+
+def _said(store: Store, key: str, value: str) -> bool:
+    return store.check([key]) and store.get(key).decode() == value
+
+
+def _part(call: str) -> str:
+    return call.split()[0]
+
+
+@dataclass(slots=True)
+class _Patience:
+    """How long to wait in all."""
+
+    seconds: float
+    _begin: float = 0.0
+    _stopped: float | None = None
+
+    def __post_init__(self) -> None:
+        self._begin = time.monotonic()
+
+    def wait(self, rank: int, for_whom: str) -> None:
+        """Waits a moment, unless that was long enough.
+
+        Raises:
+            NobodyMetError: it was.
+        """
+        now = time.monotonic()
+        signal = stopping.requested()
+        if signal and self._stopped is None:
+            self._stopped = now
+        if self._stopped is not None and now - self._stopped > STOP_S:
+            raise NobodyMetError(f"{signal} came while rank {rank} waited for {for_whom}")
+        if now - self._begin > self.seconds:
+            raise NobodyMetError(f"rank {rank} waited {self.seconds:g} s for {for_whom}")
         time.sleep(POLL_S)

@@ -258,7 +258,7 @@ def without(name: str) -> Any:
             lambda entries: entries.update({"fuse.weight": torch.zeros(1)}),
             "first backbone.fuse.weight",
         ),
-        ("nvlabs", lambda entries: entries.update({"norm1.bias": 3}), "are no tensors"),
+        ("nvlabs", lambda entries: entries.update({"norm1.bias": 3}), "are no plain tensors"),
     ],
 )
 def test_partial_mit_files_are_refused_by_name(

@@ -91,16 +91,26 @@ def test_frozen_statistics_that_cannot_be_divided_by_are_refused(tmp_path: Path)
         load_network(tmp_path / "s.pth")
 
 
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e300])
 def test_weights_of_a_diverged_run_are_refused(
     tmp_path: Path, student: SegmentationNetwork, value: float
 ) -> None:
+    student.double()  # the last value is finite in the file, and infinite in the network
     with torch.no_grad():
         next(student.parameters())[0] = value
     snapshots.save(tmp_path / "s.pth", snapshot(student))
     with pytest.raises(
         UserError, match=r"s\.pth holds values that are not finite in 1 of \d+ entries, first"
     ):
+        load_weights(network(), tmp_path / "s.pth")
+
+
+def test_entries_without_plain_values_are_refused(tmp_path: Path, student: SegmentationNetwork) -> None:
+    content = snapshot(student)
+    name = next(iter(content["weights"]))
+    content["weights"][name] = content["weights"][name].to_sparse()
+    torch.save(content, tmp_path / "s.pth")
+    with pytest.raises(UserError, match=r"s\.pth does not fit .*: 1 are no plain tensors, first"):
         load_weights(network(), tmp_path / "s.pth")
 
 
