@@ -5,10 +5,10 @@
     python launch/status.py --json runs              # one JSON list, for scripts
     watch -n 60 python launch/status.py runs
 
-States: running, running? (no lock is seen from here, but a process of another machine touched its file within
-five minutes: it runs on a file system whose locks do not reach other machines, or was just killed), done,
-preempted (stopped by a signal, the same command continues), waiting (for labels from people), died (no
-process holds the folder and it left no mark: the same command continues), unreadable.
+States: running, running? (no lock is seen from here, but its file names a process of another machine and was
+touched within five minutes: it runs on a file system whose locks do not reach other machines, or was just
+killed or copied), done, preempted (stopped by a signal, the same command continues), waiting (for labels from
+people), died (no process holds the folder and it left no mark: the same command continues), unreadable.
 It reads only, also while runs write, and also from another machine that sees the folder. It is quick: torch
 is not imported.
 """
@@ -248,8 +248,9 @@ def _state(folder: Path) -> tuple[str, str, dict[str, Any]]:
     if elsewhere is None or ending == STATE_OF_MARK[PREEMPTED]:  # each start removes that mark first
         return ending, why, {}
     owner, seconds = elsewhere
-    why = f"process {owner['pid']} on {_name(owner['host'])} was alive {_duration(seconds)} ago"
-    return PERHAPS_RUNNING, f"{why}; its lock is not seen from this machine, or it was just killed", owner
+    why = f"{LOCK_FILE} names process {owner['pid']} on {_name(owner['host'])}"
+    why = f"{why} and was touched {_duration(seconds)} ago; no lock is seen from this machine"
+    return PERHAPS_RUNNING, f"{why}: it runs there, or was just killed or copied", owner
 
 
 def _ending(folder: Path) -> tuple[str, str]:

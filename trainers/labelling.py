@@ -149,7 +149,12 @@ def write_pseudo_labels(
         )
     distributed.synchronize_buffers_(network)
     settings = _settings(network, files, protocol, options, source, precision)
-    lock = FolderLock(folder / LOCK_FILE, what="pseudo-label folder", option="--pseudo-label-dir")
+    lock = FolderLock(
+        folder / LOCK_FILE,
+        what="pseudo-label folder",
+        option="--pseudo-label-dir",
+        patience_s=distributed.patience_s(),
+    )
     space = class_space(network.spec.class_space)
     predictor = Predictor(network, protocol, device=world.device, precision=precision)
     writer = _Writer(folder, options, space, protocol.passes)

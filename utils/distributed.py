@@ -7,6 +7,7 @@ every rank in the same order. CPU tensors and Python objects travel over gloo, C
 from __future__ import annotations
 
 import inspect
+import math
 import socket
 import threading
 from collections import defaultdict
@@ -197,6 +198,11 @@ def world_size() -> int:
 def is_main() -> bool:
     """Whether this process writes files and speaks."""
     return rank() == 0
+
+
+def patience_s() -> float:
+    """How long the other ranks wait for this one, in seconds; infinite without others."""
+    return math.inf if _session is None else _session.timeout_s
 
 
 def _has_group() -> bool:

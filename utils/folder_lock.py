@@ -11,13 +11,16 @@ import os
 import socket
 import struct
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-from utils.errors import UserError
+from utils import stopping
+from utils.errors import RunStopped, UserError
 
 logger = logging.getLogger(__name__)
 
@@ -25,121 +28,117 @@ _UNSUPPORTED = {errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, err
 _FLOCK = "hhqqi4x"  # struct flock of Linux: type, whence, start, length, process
 BEAT_S = 15.0  # a holder touches its file so often
 WATCH_S = 60.0  # four beats, one of them may be late by three; also as long as NFS may keep an old time
-RECENT_S = 300.0  # clocks of a cluster agree to that: Slurm's munge refuses more
-CLAIM_S = 10.0  # from opening the file to its new text it takes milliseconds
+RECENT_S = 300.0  # twenty beats: who has not touched the file for so long is gone
 _held: set[Path] = set()  # lock files of this process: record locks do not keep a process from itself
+
+
+class _Trace(NamedTuple):
+    """What a lock file shows of its last holder: who that is, and the time of the last touch."""
+
+    owner: dict[str, Any]
+    touched: float
 
 
 class FolderLock:
     """Keeps a second run out of a folder, also from other machines where the file system passes locks on.
 
-    The lock ends with the process however it dies; the file keeps its host and process id for messages. Where
-    the file system has no locks, that text decides: a dead process of this machine holds nothing, nor does
-    an earlier start of this process's Slurm job.
+    The file keeps host and process id for messages. Where the file system has no locks, that text decides: a
+    dead process of this machine holds nothing, nor does an earlier start of this process's Slurm job.
 
     Some file systems grant locks that other machines do not see (BeeGFS as shipped, Lustre with localflock,
     NFS with local_lock), which cannot be told from a lock that is free. So the holder touches the file, and
-    who finds a process of another machine in it that did so lately watches for the next time.
+    who finds a process of another machine in it that did so lately watches for the next time. Starts on
+    several such machines within the same second are not told apart.
     """
 
-    def __init__(self, path: Path, *, what: str = "run folder", option: str = "--snapshot-dir") -> None:
-        """A lock that is not taken yet; messages call the folder of `path` `what`, chosen by `option`."""
+    def __init__(
+        self, path: Path, *, what: str = "run folder", option: str = "--snapshot-dir", patience_s: float = inf
+    ) -> None:
+        """A lock not taken yet; messages name its folder by `what` and `option`; ranks wait `patience_s`."""
         self.path = path
         self.what = what
         self.option = option
+        self.patience_s = patience_s
         self._descriptor: int | None = None
         self._released = threading.Event()
         self._beats: threading.Thread | None = None
 
     def acquire(self) -> None:
-        """Takes the lock; first waits up to WATCH_S where only another machine can tell that it is free.
+        """Takes the lock; first watches for WATCH_S where only another machine can tell that it is free.
 
         Raises:
-            UserError: another run holds it.
+            UserError: another run holds it, or the other processes do not wait long enough to find out.
+            RunStopped: a stop signal came meanwhile; the file is as it was.
         """
         if self.path.resolve() in _held:
             raise self._refusal(_this_process())
-        watched: dict[str, Any] = {}
-        while True:
-            with _claim(self.path):
-                descriptor, owner = self._take()
-                if owner == watched or not _may_run_elsewhere(owner, os.fstat(descriptor).st_mtime):
-                    self._keep(descriptor, owner)
-                    return
-            os.close(descriptor)  # NFS tells the time of others' writes at opening, which costs the lock
-            self._watch(owner)
-            watched = owner
+        descriptor, seen = self._take()
+        age = _time_in(self.path.parent) - seen.touched if _is_elsewhere(seen.owner) else inf
+        if age < RECENT_S:
+            os.close(descriptor)  # _watch opens the file too, and closing any descriptor of it ends our lock
+            self._watch(seen, age)
+            descriptor, seen = self._take(watched=seen)
+        self._keep(descriptor, seen.owner)
 
-    def _take(self) -> tuple[int, dict[str, Any]]:
-        """The open and locked file, and who is named in it.
-
-        Raises:
-            UserError: the lock is another process's.
-        """
+    def _take(self, watched: _Trace | None = None) -> tuple[int, _Trace]:
+        """The locked file and what it shows; refuses one touched elsewhere since it was `watched`."""
         descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             locked = self._lock(descriptor)
-            owner = self._read_owner(descriptor)
-            if locked is False or (locked is None and self._seems_alive(owner)):
-                raise self._refusal(owner, only_text=locked is None)
+            found = _Trace(_read_owner(descriptor), os.fstat(descriptor).st_mtime)
+            is_beating = watched is not None and found != watched and _is_elsewhere(found.owner)
+            if locked is False or is_beating or (locked is None and _seems_alive(found.owner)):
+                raise self._refusal(found.owner, only_text=locked is None)
         except BaseException:
             os.close(descriptor)
             raise
-        return descriptor, owner
+        return descriptor, found
 
-    def _watch(self, owner: Mapping[str, Any]) -> None:
-        """Returns when the owner is gone: it says so, or did not touch the file for WATCH_S.
-
-        Raises:
-            UserError: it touched the file.
-        """
+    def _watch(self, seen: _Trace, age: float) -> None:
+        """Returns once the file shows something else, or has not for WATCH_S; raises what `acquire` does."""
+        found = f"{self.path} names {_name(seen.owner)} and was touched {max(0.0, age):.0f} s ago"
+        if self.patience_s < 2 * WATCH_S:
+            raise UserError(
+                f"{found}; to see whether that process runs on takes {WATCH_S:g} s, and --timeout-seconds of "
+                f"{2 * WATCH_S:g} or more, not {self.patience_s:g}; if it is gone, delete the file"
+            )
         logger.warning(
-            "%s %s was in use by process %s on %s just now; waiting up to %.0f s to see whether that runs on "
-            "(if it does not, delete %s to go on at once)",
-            self.what,
-            self.path.parent,
-            owner.get("pid"),
-            owner.get("host"),
-            WATCH_S,
-            self.path,
+            "%s; watching up to %.0f s whether it runs on (if it is gone, delete the file)", found, WATCH_S
         )
-        first = _look(self.path)
         end = time.monotonic() + WATCH_S
-        while first is not None and first[0] == owner and time.monotonic() < end:
+        while time.monotonic() < end and _look(self.path) == seen:
+            if stopping.requested() is not None:
+                raise RunStopped(f"{stopping.requested()} before anything was begun; {found}")
             time.sleep(BEAT_S / 5)
-            now = _look(self.path)
-            if now is None or now[0] != owner:
-                return
-            if now[1] != first[1]:
-                raise self._refusal(owner)
 
     def _keep(self, descriptor: int, owner: Mapping[str, Any]) -> None:
         """Notes this process in the locked file of that earlier owner, and goes on touching it."""
         if owner:
-            logger.warning(
-                "taking over the %s of process %s on %s", self.what, owner.get("pid"), owner.get("host")
-            )
+            logger.warning("taking over the %s of %s", self.what, _name(owner))
         try:
-            self._write_owner(descriptor, _this_process())
+            _write_owner(descriptor, _this_process())
         except BaseException:
             os.close(descriptor)
             raise
         self._descriptor = descriptor
         _held.add(self.path.resolve())
         self._released.clear()
-        self._beats = threading.Thread(
-            target=_beat, args=(descriptor, self._released), name="folder lock", daemon=True
-        )
-        self._beats.start()
+        self._beats = threading.Thread(target=_beat, args=(descriptor, self._released), daemon=True)
+        try:
+            self._beats.start()
+        except RuntimeError as error:  # a limit on processes
+            self._beats = None
+            logger.warning("%s: who does not see the lock of %s does not see this run", error, self.path)
 
     def release(self) -> None:
         """Gives the lock back; the file stays, empty, so that nobody waits on a removed one."""
         if self._descriptor is None:
             return
         self._released.set()
-        self._beats.join()  # its descriptor's number may be another file's once closed
+        if self._beats is not None:
+            self._beats.join()  # its descriptor's number may be another file's once closed
         try:
-            self._write_owner(self._descriptor, {})
+            _write_owner(self._descriptor, {})
         finally:
             os.close(self._descriptor)
             self._descriptor = None
@@ -147,68 +146,29 @@ class FolderLock:
 
     @staticmethod
     def _lock(descriptor: int) -> bool | None:
-        """True: locked; False: another process has it; None: the file system has no locks.
-
-        A record lock, because loader processes must not inherit it and outlive a killed run with it.
-        """
-        try:
+        """True: locked; False: another process has it; None: the file system has no locks."""
+        try:  # a record lock: loader processes must not inherit it and outlive a killed run with it
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            if error.errno in _UNSUPPORTED:
-                return None
             if error.errno in {errno.EACCES, errno.EAGAIN}:
                 return False
-            raise
-        return True
-
-    @staticmethod
-    def _seems_alive(owner: Mapping[str, Any]) -> bool:
-        if not owner or _is_earlier_start_of_this_job(owner):
-            return False
-        if owner.get("host") != socket.gethostname():
-            return True
-        try:
-            os.kill(owner["pid"], 0)
-        except (ProcessLookupError, OverflowError):
-            return False
-        except PermissionError:
-            return True
+            if error.errno not in _UNSUPPORTED:
+                raise
+            return None
         return True
 
     def _refusal(self, owner: Mapping[str, Any], *, only_text: bool = False) -> UserError:
         remedy = f"; if that process is gone, delete {self.path}" if only_text else ""
         return UserError(
-            f"{self.what} {self.path.parent} is in use by process {owner.get('pid', '?')} on "
-            f"{owner.get('host', 'an unknown machine')}; wait for it, stop it, or give another "
-            f"{self.option}{remedy}"
+            f"{self.what} {self.path.parent} is in use by {_name(owner)}; wait for it, stop it, or give "
+            f"another {self.option}{remedy}"
         )
-
-    @staticmethod
-    def _read_owner(descriptor: int) -> dict[str, Any]:
-        """What the file says; nothing if it is no owner's record."""
-        try:
-            owner = json.loads(os.pread(descriptor, 4096, 0).decode() or "{}")
-        except (OSError, ValueError, RecursionError):
-            return {}
-        if not isinstance(owner, dict) or type(owner.get("pid")) is not int:
-            return {}
-        host = owner.get("host")
-        named = isinstance(host, str) and host.isprintable()  # it is shown to people
-        return owner if named else {name: value for name, value in owner.items() if name != "host"}
-
-    @staticmethod
-    def _write_owner(descriptor: int, owner: Mapping[str, Any]) -> None:
-        os.ftruncate(descriptor, 0)
-        if owner:
-            os.pwrite(descriptor, json.dumps(owner).encode(), 0)
-            os.fsync(descriptor)  # other machines see it now
 
 
 def holder(path: Path) -> dict[str, Any] | None:
     """Who holds the lock of this file, as far as it is known; None: nobody. Asks without taking it.
 
-    Where the file system has no locks, the text in the file decides, which a dead process of another machine
-    leaves behind.
+    Without locks in the file system its text decides, which a dead process of another machine leaves behind.
     """
     try:
         if path.resolve() in _held:
@@ -217,87 +177,91 @@ def holder(path: Path) -> dict[str, Any] | None:
     except (OSError, RuntimeError):  # the latter: links in a circle
         return None
     try:
-        owner = FolderLock._read_owner(descriptor)
+        owner = _read_owner(descriptor)
         locked = _is_locked(descriptor)
     finally:
         os.close(descriptor)
     if locked is None:
-        locked = FolderLock._seems_alive(owner)
+        locked = _seems_alive(owner)
     return owner if locked else None
 
 
 def seen_elsewhere(path: Path) -> tuple[dict[str, Any], float] | None:
-    """Who on another machine touched a file that is not locked here, and how many seconds ago; if lately.
+    """Whom on another machine a file names that is not locked here, and how many seconds ago it was touched.
 
-    Its lock may hold there alone, or it was killed within the last RECENT_S: a look cannot tell.
+    None if not lately, by this machine's clock. Its lock may hold there alone, or it was killed or copied.
     """
     try:
-        found = None if path.resolve() in _held else _look(path)
-    except RuntimeError:  # links in a circle
+        owner, touched = ({}, 0.0) if path.resolve() in _held else _look(path)
+    except (OSError, RuntimeError):  # the latter: links in a circle
         return None
-    if found is None or not _may_run_elsewhere(found[0], found[1]):
-        return None
-    return found[0], max(0.0, time.time() - found[1])
+    age = time.time() - touched
+    return (owner, max(0.0, age)) if _is_elsewhere(owner) and age < RECENT_S else None
 
 
-def _look(path: Path) -> tuple[dict[str, Any], float] | None:
-    """Who is named in the file and when it was last touched; None: it cannot be read.
-
-    Not for a file that this process has locked: closing it would end the lock.
-    """
+def _look(path: Path) -> _Trace:
+    """What the file shows; a missing one shows nobody. Closing it ends a lock that this process has on it."""
     try:
         descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        return None
+    except FileNotFoundError:
+        return _Trace({}, 0.0)
     try:
-        return FolderLock._read_owner(descriptor), os.fstat(descriptor).st_mtime
-    except OSError:
-        return None
+        return _Trace(_read_owner(descriptor), os.fstat(descriptor).st_mtime)
     finally:
         os.close(descriptor)
 
 
-def _may_run_elsewhere(owner: Mapping[str, Any], touched: float) -> bool:
+def _read_owner(descriptor: int) -> dict[str, Any]:
+    """What the file says; nothing if it is no owner's record."""
+    try:
+        owner = json.loads(os.pread(descriptor, 4096, 0).decode() or "{}")
+    except (OSError, ValueError, RecursionError):
+        return {}
+    if not isinstance(owner, dict) or type(owner.get("pid")) is not int:
+        return {}
+    host = owner.get("host")
+    if not (isinstance(host, str) and host.isprintable()):  # it is shown to people
+        owner.pop("host", None)
+    return owner
+
+
+def _write_owner(descriptor: int, owner: Mapping[str, Any]) -> None:
+    os.ftruncate(descriptor, 0)
+    if owner:
+        os.pwrite(descriptor, json.dumps(owner).encode(), 0)
+        os.fsync(descriptor)  # other machines see it now
+
+
+def _name(owner: Mapping[str, Any]) -> str:
+    return f"process {owner.get('pid', '?')} on {owner.get('host', 'an unknown machine')}"
+
+
+def _is_elsewhere(owner: Mapping[str, Any]) -> bool:
     """Whether the lock of this owner may be in force on its own machine only."""
-    return (
-        bool(owner.get("host"))
-        and owner["host"] != socket.gethostname()
-        and not _is_earlier_start_of_this_job(owner)
-        and time.time() - touched < RECENT_S
-    )
+    host = owner.get("host")
+    return bool(host) and host != socket.gethostname() and not _is_earlier_start_of_this_job(owner)
 
 
-@contextlib.contextmanager
-def _claim(path: Path) -> Iterator[None]:
-    """Lets one start at a time look at the file and write to it: of two that may make a new file one can,
-    also where locks do not reach other machines.
-    """
-    claim = path.with_name(f"{path.name}.claim")
-    seen, since = None, 0.0
-    while True:
+def _seems_alive(owner: Mapping[str, Any]) -> bool:
+    """Whether the owner still runs, as far as its text tells."""
+    if not owner or _is_earlier_start_of_this_job(owner):
+        return False
+    if owner.get("host") == socket.gethostname():
         try:
-            os.close(os.open(claim, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644))
-            break
-        except FileExistsError:
-            now = _identity(claim)
-            if now != seen:
-                seen, since = now, time.monotonic()
-            elif time.monotonic() - since > CLAIM_S:  # its process was killed just then
-                claim.unlink(missing_ok=True)
-            time.sleep(0.05)
-    try:
-        yield
-    finally:
-        claim.unlink(missing_ok=True)
+            os.kill(owner["pid"], 0)
+        except (ProcessLookupError, OverflowError):
+            return False
+        except PermissionError:
+            return True
+    return True
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Tells a file from the next one of that name."""
-    try:
-        found = path.stat()
-    except FileNotFoundError:
-        return None
-    return found.st_ino, found.st_mtime_ns
+def _time_in(folder: Path) -> float:
+    """The time that a touch in this folder gives now: NFS has its server's, not this machine's."""
+    with contextlib.suppress(OSError), tempfile.TemporaryFile(dir=folder, prefix=".", suffix=".tmp") as file:
+        os.utime(file.fileno())
+        return os.fstat(file.fileno()).st_mtime
+    return time.time()
 
 
 def _beat(descriptor: int, released: threading.Event) -> None:
@@ -321,24 +285,14 @@ def _is_locked(descriptor: int) -> bool | None:
 
 def _this_process() -> dict[str, Any]:
     owner: dict[str, Any] = {"host": socket.gethostname(), "pid": os.getpid()}
-    if "SLURM_JOB_ID" in os.environ:
-        owner |= _slurm_start()
+    if job := os.environ.get("SLURM_JOB_ID"):  # every task of an array has its own
+        owner |= {"slurm_job": job, "slurm_restarts": os.environ.get("SLURM_RESTART_COUNT", "0")}
     return owner
-
-
-def _slurm_start() -> dict[str, Any]:
-    """The Slurm job, every task of an array by its own id, and how often Slurm has requeued it."""
-    return {
-        "slurm_job": os.environ.get("SLURM_JOB_ID"),
-        "slurm_restarts": os.environ.get("SLURM_RESTART_COUNT", "0"),
-    }
 
 
 def _is_earlier_start_of_this_job(owner: Mapping[str, Any]) -> bool:
     """Whether Slurm has ended the owner's processes: it starts a job again only after that."""
-    here = _slurm_start()
-    return (
-        here["slurm_job"] is not None
-        and owner.get("slurm_job") == here["slurm_job"]
-        and owner.get("slurm_restarts") != here["slurm_restarts"]
-    )
+    here = _this_process()
+    if "slurm_job" not in here or owner.get("slurm_job") != here["slurm_job"]:
+        return False
+    return owner.get("slurm_restarts") != here["slurm_restarts"]

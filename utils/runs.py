@@ -168,7 +168,7 @@ def open_run(
             cannot be written. Nothing in the folder is changed then.
     """
     folder = Path(folder)
-    lock = FolderLock(folder / LOCK_FILE)
+    lock = FolderLock(folder / LOCK_FILE, patience_s=distributed.patience_s())
     error, done = None, None
     if world.is_main:
         try:

@@ -45,8 +45,9 @@ continue_later() {
         say "stopped for the $limit. time (SEGADAPT_MAX_STARTS): not started again by itself"
         how=print
     elif stops_too_early; then
-        say "stopped 3 times in a row without a newer snapshot: not started again by itself; --time is too short" \
-            "for unpacking the data, starting and one iteration, or the iterations take too long to be stopped in time"
+        say "stopped 3 times in a row by the time limit without a newer snapshot: not started again by itself;" \
+            "--time is too short for unpacking the data, starting and one iteration, or the iterations take too long" \
+            "to be stopped in time"
         how=print
     fi
     if [[ $how == requeue ]]; then
@@ -66,27 +67,30 @@ continue_later() {
     exit 1
 }
 
-# What grows in the run folder: the snapshots, and the queries of active learning.
+# What grows in the run folder, in one line: the snapshots, and the queries of active learning.
 progress() {
-    [[ -z $run_dir ]] || (cd -- "$run_dir" 2>/dev/null && echo iteration_*.pth queries/*)
+    [[ -z $run_dir ]] || (cd -- "$run_dir" 2>/dev/null && shopt -s nullglob && echo iteration_*.pth queries/*)
     return 0
 }
 
-# Whether this is the third start in a row that leaves the run folder where it was. A file there keeps count.
+# Whether the time limit has stopped the run for the third time where it was. A file in the run folder keeps count,
+# and where that is: starts that get further without ending here, lost with their node for example, make it old.
+# Preemption says nothing about the command.
 stops_too_early() {
-    local file=$run_dir/.stops_without_progress count=0
-    [[ -n $run_dir ]] || return 1
-    if [[ $(progress) != "$progress_before" ]]; then
+    local file=$run_dir/.stops_without_progress count=0 place="" now
+    [[ -n $run_dir && $stopped_by == USR1 ]] || return 1
+    now=$(progress)
+    if [[ $now != "$progress_before" ]]; then
         rm -f -- "$file"
         return 1
     fi
-    [[ ! -r $file ]] || read -r count <"$file"
-    [[ $count == [0-9] ]] || count=0
+    [[ ! -r $file ]] || read -r count place <"$file"
+    [[ $count == [0-9] && $place == "$now" ]] || count=0
     if ((count >= 2)); then
         rm -f -- "$file" # whoever starts it again has three more
         return 0
     fi
-    { mkdir -p -- "$run_dir" && echo $((count + 1)) >"$file"; } || true
+    { mkdir -p -- "$run_dir" && echo "$((count + 1)) $now" >"$file"; } || true
     return 1
 }
 
@@ -181,25 +185,39 @@ resubmit() {
     say "submitted again as job $successor"
 }
 
-# Variables of this job must not reach the next one, SLURM_RESTART_COUNT least of all.
-forget_this_job() {
-    local name
-    for name in $(compgen -e SLURM_); do
-        case $name in
-            SLURM_CONF | SLURM_CLUSTERS) ;; # the user's
-            *) unset "$name" ;;
-        esac
+# Jobs that wait for this one, or for its array, wait for `successor` too. Fails where one of them could not be told.
+# Another task of the array may overwrite this with what it read before: what is still there after a pause counts.
+hand_over_dependents() {
+    local attempt untold
+    for attempt in {1..8}; do
+        ((attempt == 1)) || sleep "${update_pause:-$((1 + RANDOM % 3)).$((RANDOM % 10))}"
+        untold=$(untold_dependents) || continue
+        [[ -n $untold ]] || return 0
+        ((attempt == 8)) || tell_dependents "$untold"
     done
+    if [[ -n $untold ]]; then
+        say "these jobs wait for this one and could not be told of job $successor:" \
+            "$(cut -d '|' -f 1 <<<"$untold" | paste -s -d ' ')"
+    else
+        say "Slurm does not tell which jobs wait for this one"
+    fi
+    return 1
 }
 
-# Jobs that wait for this one, or for its array, wait for `successor` too. Fails where one of them could not be told.
-hand_over_dependents() {
-    local id dependency type waiting array=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID} left=0
-    if ! waiting=$(squeue --noheader --array --user "$(id -un)" --states PENDING --format '%i|%E'); then
-        say "Slurm does not tell which jobs wait for this one"
-        return 1
-    fi
+tell_dependents() {
+    local id type dependency
+    while IFS='|' read -r id type dependency; do
+        say "job $id is to wait for job $successor too"
+        scontrol update JobId="$id" Dependency="$dependency,$type:$successor"
+    done <<<"$1"
+}
+
+# A line ID|TYPE|DEPENDENCY for each job that waits for this one and not for `successor`.
+untold_dependents() {
+    local id dependency type waiting array=${SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}
+    waiting=$(squeue --noheader --array --user "$(id -un)" --states PENDING --format '%i|%E') || return 1
     while IFS='|' read -r id dependency; do
+        [[ "$dependency," != *":$successor"?(_\*)[\(+,]* ]] || continue # with _* where it is an array of one task
         type=$(grep -oE "after[a-z]*:($SLURM_JOB_ID|$job|$array|${array}_[*])[(+,]" <<<"$dependency," | head -n 1)
         type=${type%%:*}
         [[ -n $type ]] || continue
@@ -207,13 +225,6 @@ hand_over_dependents() {
             [[ $id == *"_${SLURM_ARRAY_TASK_ID:-}" ]] || continue
             type=afterok
         fi
-        dependency=${dependency//(+([a-z]))/},$type:$successor # without "(unfulfilled)"
-        if scontrol update JobId="$id" Dependency="$dependency"; then
-            say "job $id waits for job $successor too"
-        else
-            say "job $id waits for this job and could not be told of job $successor"
-            left=1
-        fi
+        printf '%s|%s|%s\n' "$id" "$type" "${dependency//(+([a-z]))/}" # without "(unfulfilled)"
     done <<<"$waiting"
-    return "$left"
 }

@@ -9,15 +9,18 @@ shopt -s extglob
 source "$SEGADAPT_HOME/launch/slurm/words.sh"
 # shellcheck source=launch/slurm/ending.sh
 source "$SEGADAPT_HOME/launch/slurm/ending.sh"
+# shellcheck source=launch/slurm/forget.sh
+source "$SEGADAPT_HOME/launch/slurm/forget.sh"
 
 # Runs a script of this project with its arguments. Ends the batch script.
 run_job() {
     submitted=("$@")
     words=("$@")
-    stopped_by="" told="" pid="" signals=0
+    stopped_by="" told="" pid="" signals=0 one_process=""
     name_job
     trap 'pass_stop_on USR1' USR1
     trap 'pass_stop_on TERM' TERM
+    count_restarts
     check_words
     fill_in_seed
     check_predecessor
@@ -44,6 +47,13 @@ name_job() {
     fi
     job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_${SLURM_ARRAY_TASK_ID:-}}
     job=${job:-$SLURM_JOB_ID}
+}
+
+# Likewise SLURM_RESTART_COUNT is another job's in a job that was submitted inside a requeued one.
+count_restarts() {
+    local restarts
+    restarts=$(job_field Restarts)
+    [[ $restarts != +([0-9]) ]] || export SLURM_RESTART_COUNT=$restarts
 }
 
 say() {
@@ -142,7 +152,7 @@ run_step() {
     fi
     say "${SLURM_JOB_NUM_NODES} node(s) $SLURM_JOB_NODELIST, rendezvous $MASTER_ADDR:$MASTER_PORT," \
         "start $(($(starts_so_far) + 1)): ${words[*]@Q}"
-    "${step[@]}" bash "$SEGADAPT_HOME/launch/slurm/node.sh" "${words[@]}" &
+    "${step[@]}" bash "$SEGADAPT_HOME/launch/slurm/node.sh" ${one_process:+--one-process} "${words[@]}" &
     pid=$!
     [[ -z $stopped_by ]] || tell_step # the signal came when there was no step to tell
     local signals_before=-1
@@ -183,10 +193,11 @@ tell_step() {
     say "the run could not be told after $attempt attempts; its newest snapshot is what is left of it"
 }
 
-# Preemption with a grace time sends TERM to the processes of the steps, not to this script.
+# Preemption with a grace time sends TERM to the processes of the steps, not to this script; at sites with
+# PreemptParameters=send_user_signal it sends USR1, as the time limit does.
 notice_preemption() {
     local when
-    ((status != 0)) && [[ -z $stopped_by ]] || return 0
+    [[ $stopped_by == USR1 || (-z $stopped_by && $status != 0) ]] || return 0
     when=$(job_field PreemptTime)
     case $when in
         "" | None | N/A | "$preempt_time_before") ;;

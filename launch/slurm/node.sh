@@ -79,6 +79,9 @@ choose_processes() {
 if [[ ${1-} == --remove-staged-data ]]; then
     rm -rf -- "$staged"
     exit 0
+elif [[ ${1-} == --one-process ]]; then
+    SEGADAPT_PROCESSES=1
+    shift
 fi
 
 [[ -z ${SEGADAPT_ARCHIVE:-} ]] || stage_data

@@ -92,9 +92,9 @@ if ((${#target[@]} == 0)); then
 fi
 
 # The jobs are none of a job in which this script may run.
-for variable in $(compgen -e SLURM_); do
-    [[ $variable == SLURM_CONF || $variable == SLURM_CLUSTERS ]] || unset "$variable"
-done
+# shellcheck source=launch/slurm/forget.sh
+source "$home/launch/slurm/forget.sh"
+forget_this_job
 
 after=afterok
 [[ -z $array ]] || after=aftercorr # each task after the one with its number

@@ -13,10 +13,19 @@ check_words() {
     if [[ -n ${SEGADAPT_ARCHIVE:-} ]] && option_value --data-root >/dev/null; then
         refuse "SEGADAPT_ARCHIVE says where the data come from; leave out --data-root"
     fi
-    if [[ -z ${SEGADAPT_PROCESSES:-} ]] && ! grep -q "distributed\.session" -- "${words[0]}"; then
-        ((SLURM_JOB_NUM_NODES == 1)) || refuse "$(basename "${words[0]}") runs in one process: leave out --nodes"
-        export SEGADAPT_PROCESSES=1
-    fi
+    check_processes
+}
+
+# Sets `one_process` for the two scripts of the checkout that cannot share their work. All others are left alone.
+check_processes() {
+    local script
+    one_process=""
+    for script in prepare_data.py annotate.py; do
+        [[ ! ${words[0]} -ef $SEGADAPT_HOME/$script ]] || one_process=$script
+    done
+    [[ -n $one_process ]] || return 0
+    ((SLURM_JOB_NUM_NODES == 1)) || refuse "$one_process runs in one process: leave out --nodes"
+    say "$one_process cannot share its work: it runs in one process"
 }
 
 # The run that must be DONE before this job may start.

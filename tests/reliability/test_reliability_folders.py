@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -41,21 +44,44 @@ def test_a_second_run_on_a_machine_that_does_not_see_the_lock_is_refused(data: P
     file = tmp_path / "run" / LOCK_FILE
     file.parent.mkdir()
     file.write_text(json.dumps({"host": "another-machine", "pid": 7}))
+    words = command("source", data, file.parent)
+    with touching(file):
+        codes = run_forked("train_source", words, processes=2, errors=tmp_path / "errors")
+    assert codes == [2, 2]
+    assert "is in use by process 7 on another-machine; wait for it" in (tmp_path / "errors").read_text()
+    assert [path.name for path in file.parent.iterdir()] == [LOCK_FILE]
+
+
+def test_a_start_on_another_machine_that_is_told_to_stop_leaves_the_folder_alone(
+    data: Path, tmp_path: Path
+) -> None:
+    file = tmp_path / "run" / LOCK_FILE
+    file.parent.mkdir()
+    file.write_text(json.dumps({"host": "another-machine", "pid": 7}))
+    stop = Signal("utils.folder_lock:FolderLock._watch", before=True, number=signal.SIGTERM)
+    words = command("source", data, file.parent)
+    assert run_forked("train_source", words, changes=[stop], errors=tmp_path / "errors") == [1]
+    assert "stopped: SIGTERM before anything was begun; " in (tmp_path / "errors").read_text()
+    assert [path.name for path in file.parent.iterdir()] == [LOCK_FILE]
+    assert json.loads(file.read_text())["pid"] == 7
+
+
+@contextlib.contextmanager
+def touching(file: Path) -> Iterator[None]:
+    """Inside, the file is touched every second."""
     ended = threading.Event()
 
     def beat() -> None:
         while not ended.wait(1.0):
             os.utime(file)
 
-    thread = threading.Thread(target=beat)
+    thread = threading.Thread(target=beat, daemon=True)
     thread.start()
-    words = command("source", data, file.parent)
-    codes = run_forked("train_source", words, processes=2, errors=tmp_path / "errors")
-    ended.set()
-    thread.join()
-    assert codes == [2, 2]
-    assert "is in use by process 7 on another-machine; wait for it" in (tmp_path / "errors").read_text()
-    assert [path.name for path in file.parent.iterdir()] == [LOCK_FILE]
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
 
 
 @pytest.mark.parametrize("kind", ["rectified", "ripu", "dida"])

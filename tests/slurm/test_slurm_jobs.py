@@ -48,33 +48,66 @@ def test_without_gpus_one_process_runs_on_the_cpus(cluster: Cluster, demo_data: 
     assert [(start["world_size"], start["device"]) for start in starts(tmp_path / "run")] == [(1, "cpu")]
 
 
-def test_chain_of_the_whole_pipeline(cluster: Cluster, demo_data: Path, tmp_path: Path) -> None:
-    recipes = tmp_path / "recipes"
-    recipes.mkdir()
+@pytest.fixture
+def recipes(tmp_path: Path) -> Path:
+    """Where a chain of a few iterations finds its recipes, without their endings."""
+    folder = tmp_path / "recipes"
+    folder.mkdir()
     small = " ".join(SMALL[: SMALL.index("--num-steps")])
     common = f"{small} --num-steps 3 --warm-up 1 --log-every 1 --no-tensorboard --target cityscapes\n"
-    (recipes / "toy_mrnet.args").write_text(common + "--source gta5 --lambda-kl-target 0.1\n")
-    (recipes / "toy_rectified.args").write_text(
+    (folder / "toy_mrnet.args").write_text(common + "--source gta5 --lambda-kl-target 0.1\n")
+    (folder / "toy_rectified.args").write_text(
         common.replace("--backbone-weights none", "") + "--lambda-adv-target1 0 --lambda-adv-target2 0\n"
     )
+    return folder / "toy"
+
+
+def submit_chain(cluster: Cluster, *words: str) -> list[str]:
+    """Submits a pipeline; the ids of its four jobs, of which three wait."""
+    output = cluster.command("launch/slurm/pipeline.sh", *words)
+    jobs = [line.split()[0] for line in output.splitlines() if line[:1].isdigit()]
+    assert len(jobs) == 4, output
+    cluster.jobs += jobs
+    assert [cluster.show(job, "JobState") for job in jobs[1:]] == ["PENDING"] * 3
+    return jobs
+
+
+def test_chain_of_the_whole_pipeline(
+    cluster: Cluster, demo_data: Path, recipes: Path, tmp_path: Path
+) -> None:
     folder = tmp_path / "the pipeline"
-    output = cluster.command(
-        "launch/slurm/pipeline.sh",
-        str(recipes / "toy"),
-        str(folder),
+    jobs = submit_chain(
+        cluster,
+        *(str(recipes), str(folder)),
         *("all:", "--data-root", str(demo_data), "--device", "cpu"),
         *("target:", "cityscapes"),
         *("sbatch:", "--gpus-per-node=1"),
         *("sbatch-training:", "--gpus-per-node=2"),
     )
-    jobs = [line.split()[0] for line in output.splitlines() if line[:1].isdigit()]
-    assert len(jobs) == 4, output
-    cluster.jobs += jobs
-    assert [cluster.show(job, "JobState") for job in jobs[1:]] == ["PENDING"] * 3
     for job in jobs:
         cluster.wait(job, {"COMPLETED"})
     assert [start["world_size"] for start in starts(folder / "stage_two")] == [2]
     assert len(json.loads((folder / "scores.json").read_text())["runs"]) == 2
+
+
+def test_chain_for_every_seed(cluster: Cluster, demo_data: Path, recipes: Path, tmp_path: Path) -> None:
+    jobs = submit_chain(
+        cluster,
+        *(str(recipes), str(tmp_path / "runs" / "seed {seed}")),
+        *("all:", "--data-root", str(demo_data), "--device", "cpu"),
+        *("target:", "cityscapes"),
+        *("sbatch:", "--gpus-per-node=1", "--array=0-1"),
+    )
+    for job in jobs:
+        for seed in range(2):
+            cluster.wait(f"{job}_{seed}", {"COMPLETED"})
+    for seed in range(2):
+        folder = tmp_path / "runs" / f"seed {seed}"
+        assert len(json.loads((folder / "scores.json").read_text())["runs"]) == 2
+        for stage in ("stage_one", "stage_two"):
+            record = json.loads((folder / stage / "arguments.json").read_text())
+            assert record["arguments"]["seed"] == seed
+    assert not (tmp_path / "runs" / "seed {seed}").exists()
 
 
 def test_chain_stops_at_a_stage_that_fails(cluster: Cluster, demo_data: Path, tmp_path: Path) -> None:

@@ -24,9 +24,13 @@ BASE = {
     "SLURM_JOB_NODELIST": "n[1-2]",
     "SLURM_JOB_PARTITION": "main",
 }
+BASE_TASK = {
+    **{"SLURM_JOB_ID": "41", "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "2"},
+    "RECORD": "ArrayJobId=41 ArrayTaskId=2",
+}
 # A bare id of an array means all of its tasks, as with Slurm's own commands.
 STAND_INS = """
-controller_pause=0 step_pause=0 preempt_time_before=None progress_before=""
+controller_pause=0 step_pause=0 update_pause=0 preempt_time_before=None
 each_task() {
     if [[ -n ${SLURM_ARRAY_JOB_ID-} && " $* " == *" $SLURM_ARRAY_JOB_ID "* ]]; then printf "$line$line"
     else printf "$line"; fi
@@ -51,9 +55,14 @@ scontrol() {
         requeue*)
             if [[ -e restarting ]]; then rm restarting; return 1; fi
             echo "REQUEUE $2"; STATE=${STATE_AFTER-RUNNING}; return "${REQUEUE_FAILS-0}";;
-        update*) echo "UPDATE $2 $3"; return "${UPDATE_FAILS-0}";;
+        update*)
+            echo "UPDATE $2 $3"
+            [[ ${UPDATE_FAILS-0} == 0 ]] || return 1
+            if ((LOST-- > 0)); then update "$2" "${3%:*}:99"; else update "$2" "$3"; fi;; # 99: another task's
     esac
 }
+update() { QUEUE=$(sed "s/^${1#*=}|.*/${1#*=}|${2#*=}(unfulfilled)/" <<<"$QUEUE"); }
+LOST=${LOST-0}
 sbatch() { echo "SBATCH $*" >&2; env | grep -E '^(SEGADAPT_EARLIER|TMPDIR)' >&2; echo 52; }
 name_job
 """
@@ -85,15 +94,15 @@ def end(
     stopped_by: str = "",
     before: str = "",
     done_before: str = "",
-    progress: bool = True,
+    start: str = "",
     cwd: Path | None = None,
     **variables: str,
 ) -> tuple[int, str]:
-    """Exit code and messages of the end of a job whose run folder is `folder`; `progress`: it got further."""
+    """Exit code and messages of the end of a job whose run folder is `folder`; `start`: what it did there."""
     code = (
         f"submitted=(train_ms.py 'a b'); words=(train_ms.py); run_dir='{folder}'; status={status}; "
         f"stopped_by='{stopped_by}'; preempted_before='{before}'; waiting_before=''; "
-        f"done_before='{done_before}'; {'' if progress else 'progress_before=$(progress);'} "
+        f"done_before='{done_before}'; progress_before=$(progress); {start or ':'}; "
         "notice_preemption; end_job"
     )
     done = job(code, cwd or folder, **variables)
@@ -189,12 +198,11 @@ def test_failed_run_is_not_started_again(tmp_path: Path) -> None:
     assert "REQUEUE" not in text
 
 
-def test_finished_and_waiting_runs_are_not_started_again(tmp_path: Path) -> None:
-    for name in ("DONE", "WAITING_FOR_LABELS"):
-        (tmp_path / name).write_text("{}")
-        code, text = end(tmp_path, status=0)
-        assert (code, "REQUEUE" in text) == (0, False)
-        (tmp_path / name).unlink()
+@pytest.mark.parametrize("mark", ["DONE", "WAITING_FOR_LABELS"])
+def test_finished_and_waiting_runs_are_not_started_again(mark: str, tmp_path: Path) -> None:
+    (tmp_path / mark).write_text("{}")
+    code, text = end(tmp_path, status=0)
+    assert (code, "REQUEUE" in text) == (0, False)
 
 
 def test_done_of_an_earlier_start_does_not_hide_what_happened(tmp_path: Path) -> None:
@@ -291,14 +299,46 @@ def test_without_requeueing_the_job_is_submitted_again_with_its_resources(tmp_pa
     assert text.count("UPDATE") == 1
 
 
-def test_dependents_that_could_not_be_told_do_not_start_early(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"UPDATE_FAILS": "1", "QUEUE": "50|afterok:41(unfulfilled)\n"}, "told of job 52: 50\n"),
+        ({"LOST": "99", "QUEUE": "50|afterok:41\n51|afterany:41\n"}, "told of job 52: 50 51\n"),
+        ({"QUEUE_FAILS": "1"}, "Slurm does not tell"),
+    ],
+)
+def test_dependents_that_could_not_be_told_do_not_start_early(
+    variables: dict[str, str], message: str, tmp_path: Path
+) -> None:
     (tmp_path / "PREEMPTED").write_text("new")
-    trouble = ({"UPDATE_FAILS": "1", "QUEUE": "50|afterok:41(unfulfilled)\n"}, {"QUEUE_FAILS": "1"})
-    for variables in trouble:
-        code, text = end(tmp_path, status=1, SEGADAPT_ON_STOP="resubmit", **variables)
-        assert code == 1
-        assert "submitted again as job 52" in text
-        assert "ends with an error" in text
+    code, text = end(tmp_path, status=1, SEGADAPT_ON_STOP="resubmit", **variables)
+    assert code == 1
+    assert "submitted again as job 52" in text
+    assert message in text
+    assert "ends with an error" in text
+
+
+def test_dependent_is_told_again_when_another_task_has_overwritten_it(tmp_path: Path) -> None:
+    (tmp_path / "PREEMPTED").write_text("new")
+    variables = {"SEGADAPT_ON_STOP": "resubmit", "LOST": "2", "QUEUE": "50|afterok:41_*(unfulfilled)\n"}
+    code, text = end(tmp_path, status=1, **variables, **BASE_TASK)
+    assert code == 0
+    told = [line.split("=")[-1] for line in text.splitlines() if line.startswith("UPDATE")]
+    first = "afterok:41_*,afterok:52"
+    assert told == [
+        first,
+        "afterok:41_*,afterok:99,afterok:52",
+        "afterok:41_*,afterok:99,afterok:99,afterok:52",
+    ]
+
+
+@pytest.mark.parametrize(("dependency", "updates"), [("52_*", 0), ("52", 0), ("520", 1)])
+def test_dependent_that_has_been_told_is_left_alone(dependency: str, updates: int, tmp_path: Path) -> None:
+    """Slurm shows a successor that is an array of one task as 52_*."""
+    (tmp_path / "PREEMPTED").write_text("new")
+    queue = f"50|afterok:41_*(unfulfilled),afterok:{dependency}(unfulfilled)\n"
+    code, text = end(tmp_path, status=1, SEGADAPT_ON_STOP="resubmit", QUEUE=queue, **BASE_TASK)
+    assert (code, text.count("UPDATE")) == (0, updates)
 
 
 def test_folder_for_temporary_files_of_one_job_is_not_passed_on(tmp_path: Path) -> None:
@@ -317,19 +357,64 @@ def test_requeueing_waits_for_a_controller_that_restarts(tmp_path: Path) -> None
     assert "SBATCH" not in text
 
 
-def test_third_stop_in_a_row_without_progress_is_the_last(tmp_path: Path) -> None:
-    run = tmp_path / "not made yet"
-    stop = {"status": 143, "stopped_by": "USR1", "progress": False}
-    for _ in range(2):  # the second time with a folder
+@pytest.mark.parametrize("start", ["", "mkdir -p run; touch run/log.txt"])
+def test_third_stop_in_a_row_without_progress_is_the_last(start: str, tmp_path: Path) -> None:
+    for _ in range(2):  # whoever starts it again has three more
         for expected in (0, 0, 1):
-            code, text = end(run, cwd=tmp_path, **stop)
+            code, text = end(tmp_path / "run", status=143, stopped_by="USR1", start=start, cwd=tmp_path)
             assert (code, "REQUEUE" in text) == (expected, expected == 0)
-        assert "3 times in a row without a newer snapshot" in text
+        assert "3 times in a row by the time limit without a newer snapshot" in text
         assert "to continue: " in text
-    for expected in (0, 0):
-        assert end(run, cwd=tmp_path, **stop)[0] == expected
-    assert end(run, cwd=tmp_path, status=143, stopped_by="USR1")[0] == 0
-    assert list(run.iterdir()) == []
+
+
+def test_start_that_got_further_begins_the_count_anew(tmp_path: Path) -> None:
+    stop = {"status": 143, "stopped_by": "USR1"}
+    for _ in range(2):
+        assert end(tmp_path, **stop)[0] == 0
+    assert end(tmp_path, **stop, start="touch iteration_0000002.pth")[0] == 0
+    assert list(tmp_path.glob(".stops*")) == []
+    for expected in (0, 0, 1):
+        assert end(tmp_path, **stop)[0] == expected
+
+
+def test_start_that_got_further_and_was_lost_begins_the_count_anew(tmp_path: Path) -> None:
+    stop = {"status": 143, "stopped_by": "USR1"}
+    for _ in range(2):
+        assert end(tmp_path, **stop)[0] == 0
+    (tmp_path / "iteration_0000002.pth").touch()  # its node died: it did not end here
+    for expected in (0, 0, 1):
+        assert end(tmp_path, **stop)[0] == expected
+
+
+@pytest.mark.parametrize(
+    "preemption",
+    [
+        {"stopped_by": "TERM"},
+        {"PREEMPT_TIME": "2026-01-01"},
+        {"stopped_by": "USR1", "PREEMPT_TIME": "2026-01-01"},
+    ],
+    ids=["the script is told", "the processes are told", "send_user_signal"],
+)
+def test_preemption_is_no_stop_without_progress(preemption: dict[str, str], tmp_path: Path) -> None:
+    for _ in range(4):
+        assert end(tmp_path, status=143, **preemption)[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "starts"),
+    [("Restarts=0", "0"), ("Restarts=2", "2"), ("", "7")],
+    ids=["new", "requeued", "no answer"],
+)
+def test_restarts_of_an_outer_job_are_not_counted(record: str, starts: str, tmp_path: Path) -> None:
+    code = "count_restarts; starts_so_far; echo; env | grep RESTART"
+    done = job(code, tmp_path, SLURM_RESTART_COUNT="7", RECORD=record)
+    assert done.stdout.split() == [starts, f"SLURM_RESTART_COUNT={starts}"]
+
+
+def test_variables_of_the_job_do_not_reach_the_next_one(tmp_path: Path) -> None:
+    users = {"SLURM_CONF": "a", "SLURM_CLUSTERS": "b", "SLURM_JWT": "c"}
+    done = job('forget_this_job; echo "${!SLURM_*}"', tmp_path, SLURM_RESTART_COUNT="2", **users)
+    assert done.stdout == "SLURM_CLUSTERS SLURM_CONF SLURM_JWT\n"
 
 
 def test_snapshots_and_queries_are_progress(tmp_path: Path) -> None:
@@ -343,12 +428,6 @@ def test_snapshots_and_queries_are_progress(tmp_path: Path) -> None:
         now = job(code, tmp_path).stdout
         assert now not in seen
         seen.add(now)
-
-
-BASE_TASK = {
-    **{"SLURM_JOB_ID": "41", "SLURM_ARRAY_JOB_ID": "41", "SLURM_ARRAY_TASK_ID": "2"},
-    "RECORD": "ArrayJobId=41 ArrayTaskId=2",
-}
 
 
 def test_variables_of_an_array_around_this_job_are_forgotten(tmp_path: Path) -> None:
@@ -418,17 +497,39 @@ def test_scripts_are_found_in_the_checkout_and_missing_ones_refused(tmp_path: Pa
     assert "evalute.py is no script" in done.stderr
 
 
-def test_script_that_cannot_share_its_work_gets_one_process(tmp_path: Path) -> None:
-    for script, nodes, expected in (
-        ("prepare_data", "1", "1"),
-        ("evaluate", "2", ""),
-        ("annotate", "2", None),
-    ):
-        code = f'words=({script}.py); check_words; echo "<${{SEGADAPT_PROCESSES-}}>"'
-        done = job(code, tmp_path, SLURM_JOB_NUM_NODES=nodes)
-        assert done.stdout == ("" if expected is None else f"<{expected}>\n")
-        assert done.returncode == (2 if expected is None else 0)
-    assert "annotate.py runs in one process: leave out --nodes" in done.stderr
+@pytest.mark.parametrize("script", ["prepare_data.py", "annotate.py"])
+def test_script_that_cannot_share_its_work_gets_one_process(script: str, tmp_path: Path) -> None:
+    done = job(f'words=({script}); check_words; echo "<$one_process>"', tmp_path, SLURM_JOB_NUM_NODES="1")
+    assert done.stdout == f"<{script}>\n"
+    assert f"{script} cannot share its work" in done.stderr
+    done = job(f"words=({script}); check_words", tmp_path)
+    assert done.returncode == 2
+    assert f"{script} runs in one process: leave out --nodes" in done.stderr
+
+
+@pytest.mark.parametrize("script", ["evaluate.py", "train_mine.py", "annotate.py"])
+def test_other_scripts_share_their_work(script: str, tmp_path: Path) -> None:
+    """Those of the checkout, and the user's own, whatever is in them and also with a known name."""
+    if script != "evaluate.py":
+        (tmp_path / script).write_text("from train_ms import main")
+    done = job(f'words=({script}); check_words; echo "<$one_process>"', tmp_path)
+    assert (done.stdout, done.stderr) == ("<>\n", "")
+
+
+def test_one_process_is_said_to_the_step_alone(tmp_path: Path) -> None:
+    (tmp_path / "bin").mkdir()
+    srun = tmp_path / "bin" / "srun"
+    srun.write_text('#!/bin/bash\necho "$*"\n')
+    srun.chmod(0o755)
+    variables = {
+        **{"PATH": f"{srun.parent}:/usr/bin:/bin", "SEGADAPT_HEAD": "n1", "SEGADAPT_PORT": "1"},
+        "SLURM_JOB_NUM_NODES": "1",
+    }
+    code = "submitted=(annotate.py) words=(annotate.py) run_dir='' stopped_by='' told='' pid='' signals=0"
+    done = job(f"{code}; check_words; prepare_launch; run_step; say_how_to_continue", tmp_path, **variables)
+    assert done.stdout.endswith(f"node.sh --one-process {REPOSITORY}/annotate.py\n"), done.stderr
+    assert "to continue: " in done.stderr
+    assert "SEGADAPT_PROCESSES" not in done.stderr
 
 
 def test_steps_get_all_cores_and_variables_of_the_job(tmp_path: Path) -> None:
@@ -441,7 +542,9 @@ def test_steps_get_all_cores_and_variables_of_the_job(tmp_path: Path) -> None:
         **{"SLURM_CPUS_PER_TASK": "8", "SRUN_CPUS_PER_TASK": "8", "SLURM_EXPORT_ENV": "NONE"},
         "SEGADAPT_ARCHIVE": "x",
     }
-    prepare = "words=(train_ms.py); run_dir='' stopped_by='' told='' pid='' signals=0; prepare_launch"
+    prepare = (
+        "words=(train_ms.py) one_process='' run_dir='' stopped_by='' told='' pid='' signals=0; prepare_launch"
+    )
     done = job(f"{prepare}; run_step; remove_staged_data", tmp_path, **variables)
     lines = done.stdout.splitlines()
     assert len(lines) == 2, done.stderr
@@ -453,7 +556,7 @@ def test_steps_get_all_cores_and_variables_of_the_job(tmp_path: Path) -> None:
 
 def test_signal_before_the_step_reaches_it_once_it_is_known(tmp_path: Path) -> None:
     code = """
-        words=(train_ms.py) stopped_by="" told="" pid="" signals=0 MASTER_ADDR=n1 MASTER_PORT=1
+        words=(train_ms.py) one_process="" stopped_by="" told="" pid="" signals=0 MASTER_ADDR=n1 MASTER_PORT=1
         trap 'pass_stop_on USR1' USR1
         say() { [[ $signals != 0 ]] || kill -USR1 $$; }
         squeue() { if [[ -e asked ]]; then echo 41.0; fi; touch asked; }

@@ -62,3 +62,10 @@ def test_processes_share_all_cores_of_the_job(
     assert done.stdout.splitlines()[0] == f"threads {threads}"
     assert warning in done.stderr
     assert bool(done.stderr) == bool(warning)
+
+
+def test_script_that_cannot_share_its_work_runs_once(tmp_path: Path) -> None:
+    variables = {"SLURM_CPUS_ON_NODE": "32", "SLURM_GPUS_ON_NODE": "4", "SEGADAPT_PROCESSES": "3"}
+    words = node(tmp_path, "--one-process", "annotate.py", "x", **variables).stdout.splitlines()
+    assert words[words.index("--nproc-per-node") + 1] == "1"
+    assert words[-2:] == ["annotate.py", "x"]

@@ -37,11 +37,16 @@ def test_chain_that_cannot_be_submitted_whole_says_how_to_withdraw_it(tmp_path: 
 
 
 def test_chain_that_starts_inside_a_job_is_none_of_its(tmp_path: Path) -> None:
-    done = chain(
-        tmp_path, "runs", SLURM_ARRAY_JOB_ID="7", SLURM_JOB_ID="8", SLURM_CONF="x", SLURM_CLUSTERS="y"
-    )
-    assert done.returncode == 0
-    assert done.stderr.count(" [SLURM_CLUSTERS SLURM_CONF] ") == 4
+    users = {"SLURM_CONF": "x", "SLURM_CLUSTERS": "y", "SLURM_JWT": "z"}
+    done = chain(tmp_path, "runs", SLURM_ARRAY_JOB_ID="7", SLURM_JOB_ID="8", **users)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(" [SLURM_CLUSTERS SLURM_CONF SLURM_JWT] ") == 4
+
+
+def test_chain_outside_a_job_keeps_the_users_variables(tmp_path: Path) -> None:
+    done = chain(tmp_path, "runs", SLURM_EXIT_ERROR="9", SLURM_JWT="z")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(" [SLURM_EXIT_ERROR SLURM_JWT] ") == 4
 
 
 def test_chain_of_arrays_follows_task_by_task(tmp_path: Path) -> None:

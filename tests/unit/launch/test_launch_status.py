@@ -173,7 +173,7 @@ def test_folders_without_rights_are_passed_over() -> None:
 
 
 def run_elsewhere(folder: Path, **owner: Any) -> Path:
-    """A run whose lock another machine's process touched just now, without a lock that this one sees."""
+    """A run whose lock is not seen; its file names a process of another machine and was touched just now."""
     write_run(folder)
     (folder / LOCK_FILE).write_text(json.dumps({"host": "node-b", "pid": 7, **owner}))
     return folder
@@ -185,7 +185,8 @@ def test_a_run_of_another_machine_whose_lock_is_not_seen_may_be_running(
     folder = run_elsewhere(tmp_path / "run")
     found = status.read_status(folder)
     assert (found.state, found.host, found.left_s) == ("running?", "node-b", 35.0)
-    assert found.why.startswith("process 7 on node-b was alive 0:00:0")
+    assert found.why.startswith(".lock names process 7 on node-b and was touched 0:00:0")
+    assert found.why.endswith("it runs there, or was just killed or copied")
     assert status.main(["--state", "running?", str(tmp_path)]) == 0
     assert "running?" in capsys.readouterr().out
     earlier = time.time() - folder_lock.RECENT_S - 1

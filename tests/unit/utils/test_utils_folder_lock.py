@@ -5,41 +5,40 @@ Two machines are two host names here, and their locks are granted without being 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
-from utils import folder_lock
-from utils.errors import UserError
+from utils import distributed, folder_lock, runs
+from utils.distributed import World
+from utils.errors import RunStopped, UserError
 from utils.folder_lock import FolderLock
 
 REPOSITORY = Path(folder_lock.__file__).resolve().parents[1]
 ELSEWHERE = {"host": "node-b", "pid": 7}
 
 START_ON = """
-import socket, sys, time
+import socket, sys
 from pathlib import Path
 from utils import folder_lock
-host, path, beat, start = sys.argv[1:]
+host, path = sys.argv[1:]
 socket.gethostname = lambda: host
-folder_lock.BEAT_S, folder_lock.WATCH_S = float(beat), 20.0
+folder_lock.BEAT_S = 0.2
 folder_lock.FolderLock._lock = staticmethod(lambda descriptor: True)
 lock = folder_lock.FolderLock(Path(path))
-time.sleep(max(0, float(start) - time.time()))
-try:
-    lock.acquire()
-except folder_lock.UserError as refused:
-    print(refused, flush=True)
-else:
-    print("taken", flush=True)
+lock.acquire()
+print("taken", flush=True)
 sys.stdin.read()
 """
 
@@ -57,10 +56,10 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folder_lock, "WATCH_S", 0.6)
 
 
-def start_on(host: str, path: Path, *, beat: float = 0.2, start: float = 0.0) -> subprocess.Popen:
-    """A process of that machine that takes the lock at this time, says what came of it and stays."""
+def start_on(host: str, path: Path) -> subprocess.Popen:
+    """A process of that machine that takes the lock, says so and stays."""
     return subprocess.Popen(
-        [sys.executable, "-c", START_ON, host, str(path), str(beat), str(start)],
+        [sys.executable, "-c", START_ON, host, str(path)],
         cwd=REPOSITORY,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -68,11 +67,17 @@ def start_on(host: str, path: Path, *, beat: float = 0.2, start: float = 0.0) ->
     )
 
 
-def no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
-    def watch(self: FolderLock, owner: object) -> None:
-        raise AssertionError("it waits")
+def watch_is(monkeypatch: pytest.MonkeyPatch, watch: Callable[[Path], object]) -> None:
+    """The watch does this with the file, and ends."""
+    monkeypatch.setattr(FolderLock, "_watch", lambda self, seen, age: watch(self.path))
 
-    monkeypatch.setattr(FolderLock, "_watch", watch)
+
+def no_watch(monkeypatch: pytest.MonkeyPatch) -> None:
+    watch_is(monkeypatch, lambda path: pytest.fail("it waits"))
+
+
+def open_descriptors() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
 
 
 def take(path: Path) -> None:
@@ -82,6 +87,12 @@ def take(path: Path) -> None:
         assert json.loads(path.read_text())["pid"] == os.getpid()
     finally:
         lock.release()
+
+
+def open_run(folder: Path) -> contextlib.AbstractContextManager[runs.Run]:
+    """A run folder."""
+    world = World(0, 1, 0, torch.device("cpu"))
+    return runs.open_run(folder, {}, world=world, keep=1, free_to_change=frozenset(), tensorboard=False)
 
 
 def test_a_run_of_another_machine_whose_lock_is_not_seen_is_left_alone(
@@ -96,19 +107,6 @@ def test_a_run_of_another_machine_whose_lock_is_not_seen_is_left_alone(
         other.stdin.close()
 
 
-def test_of_starts_at_the_same_moment_on_several_machines_one_gets_the_folder(path: Path) -> None:
-    start = time.time() + 1.5
-    others = [start_on(f"node-{i}", path, start=start) for i in range(5)]
-    try:
-        answers = [other.stdout.readline() for other in others]
-    finally:
-        for other in others:
-            other.communicate("")
-    assert answers.count("taken\n") == 1
-    assert sum("is in use by process" in answer for answer in answers) == 4
-    assert [file.name for file in path.parent.iterdir()] == [path.name]
-
-
 def test_a_run_that_was_killed_on_another_machine_is_followed_after_a_wait(
     path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,8 +115,8 @@ def test_a_run_that_was_killed_on_another_machine_is_followed_after_a_wait(
     take(path)
     assert 0.6 <= time.monotonic() - begin < 5
     waiting, taking = (record.getMessage() for record in caplog.records)
-    assert waiting.startswith(f"run folder {path.parent} was in use by process 7 on node-b just now; waiting")
-    assert f"delete {path} to go on at once" in waiting
+    assert waiting.startswith(f"{path} names process 7 on node-b and was touched ")
+    assert " s ago; watching up to " in waiting
     assert taking == "taking over the run folder of process 7 on node-b"
 
 
@@ -162,8 +160,8 @@ def test_nobody_waits_for_a_run_that_ended_cleanly_or_long_ago(
     with start_on("node-b", path) as other:
         assert other.stdout.readline() == "taken\n"
         other.kill()
-    lately = time.time() - folder_lock.RECENT_S - 1
-    os.utime(path, (lately, lately))
+    long_ago = time.time() - folder_lock.RECENT_S - 1
+    os.utime(path, (long_ago, long_ago))
     take(path)  # and gives it back
     assert path.read_text() == ""
     monkeypatch.setattr(socket, "gethostname", lambda: "node-c")
@@ -193,8 +191,9 @@ def test_the_beats_end_with_the_lock(path: Path) -> None:
     lock = FolderLock(path)
     for _ in range(2):
         lock.acquire()
+        assert sum("_beat" in thread.name for thread in threading.enumerate()) == 1
         lock.release()
-    assert "folder lock" not in {thread.name for thread in threading.enumerate()}
+    assert not any("_beat" in thread.name for thread in threading.enumerate())
 
 
 def test_no_beat_goes_to_a_descriptor_that_is_closed(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -211,39 +210,6 @@ def test_no_beat_goes_to_a_descriptor_that_is_closed(path: Path, monkeypatch: py
     assert begun.wait(10)
     lock.release()
     assert still_open == [path.stat().st_ino]
-
-
-def test_a_claim_left_by_a_killed_start_is_cleared(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(folder_lock, "CLAIM_S", 0.2)
-    claim = path.with_name(".lock.claim")
-    claim.touch()
-    take(path)
-    assert not claim.exists()
-
-
-def test_starts_that_follow_each_other_do_not_clear_each_others_claims(
-    path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(folder_lock, "CLAIM_S", 1.0)
-    claim = path.with_name(".lock.claim")
-    ended, cleared = threading.Event(), []
-
-    def others() -> None:
-        """One start after the other, together longer than a claim may last."""
-        for _ in range(6):
-            claim.touch()
-            ended.wait(0.25)
-            cleared.append(not claim.exists())
-            claim.with_name("next").touch()
-            claim.with_name("next").replace(claim)
-        claim.unlink()
-
-    thread = threading.Thread(target=others)
-    claim.touch()
-    thread.start()
-    take(path)
-    thread.join()
-    assert cleared == [False] * 6
 
 
 @pytest.mark.parametrize("host", ["a\nb\x1b[31m", {"a": 1}, ["a"], None, ""])
@@ -263,7 +229,126 @@ def test_a_text_that_cannot_be_written_gives_the_lock_back(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "pwrite", full)
-    before = len(list(Path("/proc/self/fd").iterdir()))
+    before = open_descriptors()
     with pytest.raises(OSError, match="No space left"):
         FolderLock(path).acquire()
-    assert len(list(Path("/proc/self/fd").iterdir())) == before
+    assert open_descriptors() == before
+
+
+def test_a_wait_that_other_ranks_would_not_outlast_is_refused_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(folder_lock, "WATCH_S", 60.0)
+    monkeypatch.setattr(distributed, "patience_s", lambda: 119.0)
+    path = tmp_path / runs.LOCK_FILE
+    path.write_text(json.dumps(ELSEWHERE))
+    looks: list[Path] = []
+    monkeypatch.setattr(folder_lock, "_look", looks.append)
+    line = (
+        r"touched \d+ s ago; .* takes 60 s, and --timeout-seconds of 120 or more, not 119; .* delete the file"
+    )
+    with pytest.raises(UserError, match=line), open_run(tmp_path):
+        pass
+    assert not looks
+    assert path.read_text() == json.dumps(ELSEWHERE)
+
+
+def test_ranks_that_are_patient_let_it_watch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "patience_s", lambda: 2 * folder_lock.WATCH_S)
+    (tmp_path / runs.LOCK_FILE).write_text(json.dumps(ELSEWHERE))
+    with open_run(tmp_path) as run:
+        assert run.is_main
+
+
+@pytest.mark.parametrize("wrong_by", [-3600.0, 3600.0])
+def test_the_age_of_a_touch_is_told_by_the_file_systems_clock(
+    path: Path, monkeypatch: pytest.MonkeyPatch, wrong_by: float
+) -> None:
+    right = time.time
+    monkeypatch.setattr(time, "time", lambda: right() + wrong_by)
+    path.write_text(json.dumps(ELSEWHERE))
+    watched: list[Path] = []
+    watch_is(monkeypatch, watched.append)
+    take(path)
+    assert watched == [path]
+    path.write_text(json.dumps(ELSEWHERE))
+    long_ago = right() - folder_lock.RECENT_S - 1
+    os.utime(path, (long_ago, long_ago))
+    take(path)
+    assert watched == [path]
+    assert list(path.parent.iterdir()) == [path]
+
+
+def test_without_room_for_another_file_this_machines_clock_tells_the_age(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(**options: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", full)
+    path.write_text(json.dumps(ELSEWHERE))
+    watched: list[Path] = []
+    watch_is(monkeypatch, watched.append)
+    take(path)
+    assert watched == [path]
+
+
+def test_a_stop_signal_ends_the_watch(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(folder_lock, "WATCH_S", 60.0)
+    monkeypatch.setattr("utils.stopping.requested", lambda: "SIGTERM")
+    path.write_text(json.dumps(ELSEWHERE))
+    before, descriptors = path.stat().st_mtime_ns, open_descriptors()
+    begin = time.monotonic()
+    with pytest.raises(RunStopped, match=r"SIGTERM before anything was begun; .* names process 7 on node-b"):
+        take(path)
+    assert time.monotonic() - begin < 30
+    assert (path.read_text(), path.stat().st_mtime_ns) == (json.dumps(ELSEWHERE), before)
+    assert open_descriptors() == descriptors
+
+
+@pytest.mark.parametrize(
+    "change", [lambda path: os.utime(path), lambda path: path.write_text('{"host": "node-c", "pid": 8}')]
+)
+def test_a_touch_at_the_end_of_the_watch_refuses(
+    path: Path, monkeypatch: pytest.MonkeyPatch, change: Callable[[Path], object]
+) -> None:
+    path.write_text(json.dumps(ELSEWHERE))
+    earlier = time.time() - 10
+    os.utime(path, (earlier, earlier))
+    watch_is(monkeypatch, change)
+    before = open_descriptors()
+    with pytest.raises(UserError, match=r"is in use by process [78] on node-[bc]"):
+        take(path)
+    assert open_descriptors() == before
+
+
+def test_a_file_that_cannot_be_looked_at_is_not_taken_over(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(path: Path) -> None:
+        raise OSError(5, "Input/output error")
+
+    path.write_text(json.dumps(ELSEWHERE))
+    monkeypatch.setattr(folder_lock, "_look", lost)
+    with pytest.raises(OSError, match="Input/output"):
+        take(path)
+    assert path.read_text() == json.dumps(ELSEWHERE)
+
+
+def test_a_machine_without_room_for_a_thread_holds_the_lock_without_beats(
+    path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def start(self: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    before = open_descriptors()
+    lock = FolderLock(path)
+    with monkeypatch.context() as limited:
+        limited.setattr(threading.Thread, "start", start)
+        lock.acquire()
+    assert "can't start new thread" in caplog.text
+    with pytest.raises(UserError, match="in use by process"):
+        FolderLock(path).acquire()
+    lock.release()
+    assert open_descriptors() == before
+    take(path)
