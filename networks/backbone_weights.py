@@ -17,7 +17,7 @@ from networks.normalization import FrozenAffine, frozen_layers
 from networks.published import Layout, layout_of, unwrapped
 from networks.segmentation import SegmentationNetwork
 from networks.spec import NetworkSpec
-from networks.weights import COUNTER, check_entries, check_finite, expected_shapes, has_any
+from networks.weights import COUNTER, check_entries, check_finite, copy_entries, expected_shapes, has_any
 from utils import snapshots
 from utils.errors import UserError
 
@@ -78,13 +78,10 @@ def load_backbone(network: SegmentationNetwork, source: str) -> str:
     frozen = [layer for name, layer in frozen_layers(network).items() if network.is_backbone(name)]
     if frozen:
         entries = {name: value for name, value in entries.items() if not name.endswith(COUNTER)}
-    check_entries(
-        _backbone_shapes(network),
-        entries,
-        f"--backbone-weights {source} is {layout.title} that does not fit {backbone}",
-    )
+    what = f"--backbone-weights {source} is {layout.title} that does not fit {backbone}"
+    check_entries(_backbone_shapes(network), entries, what)
     _check_variances(entries, source)
-    network.load_state_dict({**network.state_dict(), **entries})
+    copy_entries(network, entries, what)
     check_finite({name: network.state_dict()[name] for name in entries}, f"--backbone-weights {source}")
     raised = _prepare_frozen(frozen, add_epsilon=backbone == "mobilenet_v2")
     note = f"; running_var of {raised} dead channels raised to {BATCH_NORM_EPS:g}" if raised else ""

@@ -24,7 +24,20 @@ def load_exactly(module: nn.Module, state: Mapping[str, Tensor], what: str) -> N
             message.
     """
     check_entries(expected_shapes(module), state, what)
-    module.load_state_dict({**module.state_dict(), **state})
+    copy_entries(module, state, what)
+
+
+def copy_entries(module: nn.Module, entries: Mapping[str, Tensor], what: str) -> None:
+    """Copies entries that fit into the module, which keeps its others.
+
+    Raises:
+        UserError: an entry has a shape but no values (torch's meta device) where the module has some.
+    """
+    own = module.state_dict()
+    empty = [name for name, value in entries.items() if value.is_meta and not own[name].is_meta]
+    if empty:
+        raise UserError(f"{what}: {len(empty)} entries have no values, first {empty[0]}")
+    module.load_state_dict({**own, **entries})
 
 
 def expected_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
@@ -62,13 +75,8 @@ def check_entries(expected: Mapping[str, tuple[int, ...]], found: Mapping[str, A
 
 
 def _is_plain(value: Any) -> bool:
-    """Whether it is a tensor of numbers that can be copied; not sparse, quantised, or without values."""
-    return (
-        isinstance(value, Tensor)
-        and value.layout is torch.strided
-        and not value.is_quantized
-        and not value.is_meta
-    )
+    """Whether it is a tensor that is neither sparse nor quantised."""
+    return isinstance(value, Tensor) and value.layout is torch.strided and not value.is_quantized
 
 
 def check_finite(state: Mapping[str, Tensor], file: Path | str) -> None:
@@ -81,7 +89,8 @@ def check_finite(state: Mapping[str, Tensor], file: Path | str) -> None:
     Raises:
         UserError: a value is infinite or no number; names the file and the first such entry.
     """
-    broken = [name for name, value in state.items() if not torch.isfinite(value).all()]
+    present = {name: value for name, value in state.items() if not value.is_meta}
+    broken = [name for name, value in present.items() if not torch.isfinite(value).all()]
     if broken:
         raise UserError(
             f"{file} holds values that are not finite in {len(broken)} of {len(state)} entries, first "

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from official_formats import daformer_checkpoint, mada_checkpoint
+from torch import Tensor
 
 from networks import NetworkSpec, build
 from networks.loading import load_network, load_weights
@@ -105,12 +106,21 @@ def test_weights_of_a_diverged_run_are_refused(
         load_weights(network(), tmp_path / "s.pth")
 
 
-def test_entries_without_plain_values_are_refused(tmp_path: Path, student: SegmentationNetwork) -> None:
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (Tensor.to_sparse, "s\\.pth does not fit .*: 1 are no plain tensors, first"),
+        (lambda value: value.to("meta"), "s\\.pth does not fit .*: 1 entries have no values, first"),
+    ],
+)
+def test_entries_without_plain_values_are_refused(
+    tmp_path: Path, student: SegmentationNetwork, change: Any, message: str
+) -> None:
     content = snapshot(student)
     name = next(iter(content["weights"]))
-    content["weights"][name] = content["weights"][name].to_sparse()
+    content["weights"][name] = change(content["weights"][name])
     torch.save(content, tmp_path / "s.pth")
-    with pytest.raises(UserError, match=r"s\.pth does not fit .*: 1 are no plain tensors, first"):
+    with pytest.raises(UserError, match=message):
         load_weights(network(), tmp_path / "s.pth")
 
 
