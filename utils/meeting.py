@@ -12,10 +12,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Protocol
 
 from utils import stopping
 from utils.errors import RunStopped
+from utils.roll_call import Store
 
 POLL_S = 0.05
 SURVIVORS_S = (
@@ -28,15 +28,6 @@ class NobodyMetError(RunStopped):
     """Processes did not meet; each says whom it waited for."""
 
     everywhere = False
-
-
-class Store(Protocol):
-    """The part of a launcher's key-value store that a meeting needs."""
-
-    def set(self, key: str, value: str, /) -> None: ...
-    def get(self, key: str, /) -> bytes: ...
-    def check(self, keys: list[str], /) -> bool: ...
-    def add(self, key: str, amount: int, /) -> int: ...
 
 
 def meet(store: Store, rank: int, size: int, timeout_s: float) -> str:
