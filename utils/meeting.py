@@ -18,9 +18,7 @@ from utils.errors import RunStopped
 from utils.roll_call import Store
 
 POLL_S = 0.05
-SURVIVORS_S = (
-    180.0  # after a failure: nccl's watchdog ends the others 120 s after the time-out, and Python starts
-)
+SURVIVORS_S = 180.0  # nccl's watchdog ends the others 120 s after the time-out, then Python starts
 STOP_S = 10.0  # a stop signal while all are there is better heeded together, with a snapshot
 
 
