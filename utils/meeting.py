@@ -11,7 +11,7 @@ so at the end all have answered within a moment, and none of them has died while
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from utils import stopping
 from utils.errors import RunStopped
@@ -87,11 +87,8 @@ class _Patience:
     """How long to wait in all."""
 
     seconds: float
-    _begin: float = 0.0
+    _begin: float = field(default_factory=time.monotonic)
     _stopped: float | None = None
-
-    def __post_init__(self) -> None:
-        self._begin = time.monotonic()
 
     def wait(self, rank: int, for_whom: str) -> None:
         """Waits a moment, unless that was long enough.

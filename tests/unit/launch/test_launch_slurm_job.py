@@ -516,15 +516,17 @@ def test_other_scripts_share_their_work(script: str, tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("<>\n", "")
 
 
-def test_one_process_is_said_to_the_step_alone(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    srun = tmp_path / "bin" / "srun"
-    srun.write_text('#!/bin/bash\necho "$*"\n')
+def srun_that_says(folder: Path, text: str) -> dict[str, str]:
+    """Variables of a job whose srun, an executable, prints a text of the shell in place of a step."""
+    srun = folder / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text(f'#!/bin/bash\necho "{text}"\n')
     srun.chmod(0o755)
-    variables = {
-        **{"PATH": f"{srun.parent}:/usr/bin:/bin", "SEGADAPT_HEAD": "n1", "SEGADAPT_PORT": "1"},
-        "SLURM_JOB_NUM_NODES": "1",
-    }
+    return {"PATH": f"{srun.parent}:/usr/bin:/bin", "SEGADAPT_HEAD": "n1", "SEGADAPT_PORT": "1"}
+
+
+def test_one_process_is_said_to_the_step_alone(tmp_path: Path) -> None:
+    variables = {**srun_that_says(tmp_path, "$*"), "SLURM_JOB_NUM_NODES": "1"}
     code = "submitted=(annotate.py) words=(annotate.py) run_dir='' stopped_by='' told='' pid='' signals=0"
     done = job(f"{code}; check_words; prepare_launch; run_step; say_how_to_continue", tmp_path, **variables)
     assert done.stdout.endswith(f"node.sh --one-process {REPOSITORY}/annotate.py\n"), done.stderr
@@ -533,12 +535,8 @@ def test_one_process_is_said_to_the_step_alone(tmp_path: Path) -> None:
 
 
 def test_steps_get_all_cores_and_variables_of_the_job(tmp_path: Path) -> None:
-    (tmp_path / "bin").mkdir()
-    srun = tmp_path / "bin" / "srun"
-    srun.write_text('#!/bin/bash\necho "${SLURM_CPUS_PER_TASK-}${SRUN_CPUS_PER_TASK-}: $*"\n')
-    srun.chmod(0o755)
     variables = {
-        **{"PATH": f"{srun.parent}:/usr/bin:/bin", "SEGADAPT_HEAD": "n1", "SEGADAPT_PORT": "1"},
+        **srun_that_says(tmp_path, "${SLURM_CPUS_PER_TASK-}${SRUN_CPUS_PER_TASK-}: $*"),
         **{"SLURM_CPUS_PER_TASK": "8", "SRUN_CPUS_PER_TASK": "8", "SLURM_EXPORT_ENV": "NONE"},
         "SEGADAPT_ARCHIVE": "x",
     }
